@@ -1,0 +1,113 @@
+"""`wyoming-rknn bench`: how quick the installed models are on this machine."""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from wyoming_rknn.cli import logs
+from wyoming_rknn.cli.arguments import add_settings, settings_from
+
+if TYPE_CHECKING:
+    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.tts.programs import Choice
+
+HELP = "measure first audio and real-time factor of the installed models"
+
+_SETTINGS = (
+    "data_dir", "cache_dir", "voice", "tts_engine", "language", "first_window", "window_growth", "max_window",
+    "runtime", "threads", "log_level", "log_format",
+)  # fmt: skip
+_TEXTS = {
+    "short": "The light is on.",
+    "long": "The morning starts with fog in the valleys, later the sun comes through, and in the afternoon it gets warm"
+    " with up to twenty degrees before the first clouds arrive from the west.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One voice and one text; times in seconds, medians over the repetitions."""
+
+    engine: str
+    voice: str
+    text: str
+    load_s: float
+    first_audio_s: float
+    total_s: float
+    audio_s: float
+
+    @property
+    def rtf(self) -> float:
+        """Return computing time per audio time."""
+        return self.total_s / self.audio_s if self.audio_s else 0.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what can be measured."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="tts")
+    tts = kinds.add_parser("tts", help="text-to-speech")
+    tts.add_argument("--json", action="store_true", help="print JSON")
+    tts.add_argument("--repeat", metavar="N", type=int, default=5, help="runs per text (default 5)")
+    add_settings(tts, _SETTINGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure every installed voice, or the one named."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.tts import programs
+    from wyoming_rknn.tts.programs import Choice, Wanted
+
+    found = programs.load(settings)
+    if settings.voice or settings.language:
+        choices = [found.choose(Wanted(settings.voice, settings.language))]
+    else:
+        engine, voices = found.offered()[0]
+        # A program with a hundred voices is one synthesiser; its speakers are one voice.
+        wanted = [voice for voice in voices if "#" not in voice.name][:20] if engine.name == "piper" else []
+        choices = [Choice(engine, voice, None) for voice in wanted] or [found.choose(Wanted())]
+    scheduler = Scheduler()
+    results = [result for choice in choices for result in _measure(choice, scheduler, max(1, arguments.repeat))]
+    if arguments.json:
+        print(json.dumps([asdict(result) | {"rtf": result.rtf} for result in results], indent=2))
+        return 0
+    print(f"{'voice':32} {'text':6} {'load':>8} {'first audio':>12} {'total':>8} {'audio':>8} {'rtf':>7}")
+    for result in results:
+        print(
+            f"{result.voice:32} {result.text:6} {result.load_s:6.2f} s {1000 * result.first_audio_s:9.0f} ms "
+            f"{result.total_s:6.2f} s {result.audio_s:6.2f} s {result.rtf:7.3f}"
+        )
+    return 0
+
+
+def _measure(choice: "Choice", scheduler: "Scheduler", repeat: int) -> list[Measurement]:
+    begin = time.perf_counter()
+    choice.engine.prepare(choice.voice.name)
+    load_s = time.perf_counter() - begin
+    results = []
+    for label, text in _TEXTS.items():
+        _speak(choice, scheduler, text)  # the first run allocates
+        runs = [_speak(choice, scheduler, text) for _ in range(repeat)]
+        first_s, total_s, audio_s = (statistics.median(values) for values in zip(*runs, strict=True))
+        results.append(Measurement(choice.engine.name, choice.voice.name, label, load_s, first_s, total_s, audio_s))
+    return results
+
+
+def _speak(choice: "Choice", scheduler: "Scheduler", text: str) -> tuple[float, float, float]:
+    """Return the seconds until the first audio, until the last, and of audio."""
+    from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
+
+    feed = TextFeed(choice.voice.language)
+    feed.write(text)
+    feed.end()
+    narrator = Narrator(choice.engine, choice.voice, Manner(), scheduler.stream())
+    begin = time.perf_counter()
+    first_s, samples = 0.0, 0
+    for waveform in narrator.narrate(feed):
+        first_s = first_s or time.perf_counter() - begin
+        samples += waveform.size
+    return first_s, time.perf_counter() - begin, samples / choice.voice.rate_hz

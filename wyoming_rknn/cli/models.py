@@ -1,0 +1,63 @@
+"""`wyoming-rknn models`: what is installed, and cutting a voice by hand."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from wyoming_rknn.cli import logs
+from wyoming_rknn.cli.arguments import add_settings, settings_from
+
+HELP = "list the installed voices, cut a voice"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list the installed models")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    split = actions.add_parser("split", help="cut a Piper voice into encoder and decoder")
+    split.add_argument("voice", metavar="VOICE.onnx", type=Path, help="the voice; its .onnx.json lies beside it")
+    split.add_argument("out", metavar="OUT", type=Path, help="folder for encoder.onnx, decoder.onnx and config.json")
+    for action in (listing, split):
+        add_settings(action, ("data_dir", "cache_dir", "log_level", "log_format"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List or split."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level, settings.log_format)
+    if arguments.action == "split":
+        from wyoming_rknn.tts.piper.parts import split_to
+
+        for path in split_to(arguments.voice, arguments.out):
+            print(path)
+        return 0
+    from wyoming_rknn.models.store import Store
+
+    found = Store(settings.data_dirs).scan()
+    if arguments.json:
+        models = [
+            {
+                "name": manifest.name,
+                "kind": manifest.kind,
+                "format": manifest.format,
+                "languages": list(manifest.languages),
+                "rate_hz": manifest.rate_hz,
+                "speakers": list(manifest.speakers),
+                "files": {role: str(path) for role, path in manifest.files.items()},
+            }
+            for manifest in found.manifests
+        ]
+        print(json.dumps(models, indent=2))
+    else:
+        for manifest in found.manifests:
+            speakers = f"{len(manifest.speakers)} speakers" if manifest.speakers else ""
+            row = f"{manifest.name:32} {manifest.kind:4} {manifest.format:12} {manifest.languages[0]:8} {speakers}"
+            print(row.rstrip())
+        if not found.manifests:
+            folders = ", ".join(str(folder) for folder in settings.data_dirs)
+            print(f"no models in {folders}; name folders with --data-dir", file=sys.stderr)
+    for problem in found.problems:
+        print(f"{problem.path}: {problem.message}", file=sys.stderr)
+    return 0

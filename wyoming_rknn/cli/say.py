@@ -1,0 +1,77 @@
+"""`wyoming-rknn say`: speak a text into a file or a pipe."""
+
+import argparse
+import sys
+import wave
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wyoming_rknn.cli import logs
+from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.errors import UsageError
+
+if TYPE_CHECKING:
+    from wyoming_rknn.audio import Waveform
+
+HELP = "speak a text into a WAV file, or as raw 16-bit samples to stdout"
+
+_SETTINGS = (
+    "data_dir", "cache_dir", "voice", "tts_engine", "language", "length_scale", "noise_scale", "noise_w", "volume",
+    "sentence_silence", "first_window", "window_growth", "max_window", "runtime", "threads", "log_level", "log_format",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("text", metavar="TEXT", help="what to say; - reads it from stdin")
+    parser.add_argument("--speaker", metavar="S", help="speaker of the voice, by name or number")
+    parser.add_argument("--speed", metavar="X", type=float, default=1.0, help="2 is twice as fast (default 1)")
+    parser.add_argument("--ssml", action="store_true", help="the text is SSML")
+    parser.add_argument("--output", metavar="FILE.wav|-", default="output.wav", help="default output.wav")
+    add_settings(parser, _SETTINGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Speak."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    if not 0.1 <= arguments.speed <= 10:
+        raise UsageError(f"--speed must be between 0.1 and 10, not {arguments.speed:g}")
+    from dataclasses import replace
+
+    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.tts import programs
+    from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
+    from wyoming_rknn.tts.programs import Wanted
+
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    settings = replace(settings, length_scale=settings.length_scale / arguments.speed)
+    choice = programs.load(settings).choose(Wanted(settings.voice, settings.language, arguments.speaker))
+    scheduler = Scheduler()
+    feed = TextFeed(choice.voice.language, is_ssml=arguments.ssml, reads_phonemes=choice.voice.reads_phonemes)
+    feed.write(text)
+    feed.end()
+    manner = Manner(choice.speaker, settings.sentence_silence)
+    narrator = Narrator(choice.engine, choice.voice, manner, scheduler.stream())
+    _write(narrator.narrate(feed), choice.voice.rate_hz, arguments.output)
+    return 0
+
+
+def _write(audio: "Iterable[Waveform]", rate_hz: int, output: str) -> None:
+    from wyoming_rknn.audio import to_bytes
+
+    if output == "-":
+        for waveform in audio:
+            sys.stdout.buffer.write(to_bytes(waveform))
+            sys.stdout.buffer.flush()
+        return
+    try:
+        with Path(output).open("wb") as file, wave.open(file) as wav:
+            wav.setframerate(rate_hz)
+            wav.setsampwidth(2)
+            wav.setnchannels(1)
+            for waveform in audio:
+                wav.writeframes(to_bytes(waveform))
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}; choose another file with --output") from None

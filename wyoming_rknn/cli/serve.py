@@ -1,0 +1,49 @@
+"""`wyoming-rknn serve`: run the server."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import threading
+
+from wyoming_rknn.cli import logs
+from wyoming_rknn.cli.arguments import add_settings, settings_from
+
+HELP = "serve text-to-speech to Home Assistant"
+
+_LOGGER = logging.getLogger(__name__)
+_BUSY_DEVICES_S = 0.3
+"""How long running computations may take to finish once the server has stopped."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare every setting."""
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level, settings.log_format)
+    # Here and not at the top: `health` and `--help` must not wait for the server's libraries.
+    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.server.app import Server, prepare_default_voice
+    from wyoming_rknn.server.service import Service
+    from wyoming_rknn.tts import programs
+
+    scheduler = Scheduler()
+    service = Service(settings, scheduler, programs.load(settings))
+
+    def preload() -> None:
+        threading.Thread(target=prepare_default_voice, args=(service,), name="preload", daemon=True).start()
+
+    asyncio.run(Server(service).run(ready=preload))
+    if not scheduler.close(_BUSY_DEVICES_S):
+        # A computation cannot be interrupted, and taking the interpreter away under it would crash.
+        _LOGGER.debug("leaving a computation unfinished")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+    service.tts.close()
+    return 0

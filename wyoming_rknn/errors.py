@@ -1,0 +1,134 @@
+"""Every error the program raises on purpose.
+
+    SpeechServerError                   something the user can act on; has a stable `code`
+    ├── UsageError (ValueError)         wrong command line or settings; exit code 2
+    ├── RequestError                    a client's request cannot be served
+    │   ├── ProtocolError               the bytes are not Wyoming
+    │   ├── InvalidRequest              a well-formed event with unusable fields
+    │   ├── VoiceNotFound (LookupError)
+    │   ├── ProgramNotFound (LookupError)
+    │   ├── Busy                        too many requests at once
+    │   └── ShuttingDown
+    ├── ModelError                      a model on disk cannot be used
+    │   ├── ModelFileMissing (FileNotFoundError)
+    │   ├── ModelInvalid                broken, foreign, or not what its config says
+    │   └── GraphNotSplittable          a voice that has no place to cut
+    └── EngineError                     an engine failed while it worked
+
+`Cancelled` stands outside the tree: it ends work that nobody waits for any more and is never shown to a user.
+
+Messages are one sentence that says what is wrong and, where there is one, the fix.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SpeechServerError(Exception):
+    """Base of all errors that are reported to a user or a client."""
+
+    code = "internal-error"
+    """Machine-readable name, stable across versions; sent in Wyoming `error` events."""
+
+
+class UsageError(SpeechServerError, ValueError):
+    """The command line, the environment or the settings file is wrong."""
+
+    code = "usage-error"
+
+
+class RequestError(SpeechServerError):
+    """A client's request cannot be served."""
+
+    code = "request-error"
+
+
+class ProtocolError(RequestError):
+    """The bytes received are not a Wyoming event."""
+
+    code = "protocol-error"
+
+
+class InvalidRequest(RequestError):
+    """A well-formed event has fields that cannot be used."""
+
+    code = "invalid-request"
+
+
+class VoiceNotFound(RequestError, LookupError):
+    """No engine has the voice that was asked for."""
+
+    code = "voice-not-found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"voice {name!r} is not installed{did_you_mean(name, known)}")
+
+
+class ProgramNotFound(RequestError, LookupError):
+    """No program has the name given to `select-program`."""
+
+    code = "program-not-found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"program {name!r} is not served here{did_you_mean(name, known)}")
+
+
+class Busy(RequestError):
+    """More requests or connections than the server is set to take."""
+
+    code = "busy"
+
+
+class ShuttingDown(RequestError):
+    """The server is stopping; the request was not finished."""
+
+    code = "shutting-down"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; try again once it is back")
+
+
+class ModelError(SpeechServerError):
+    """A model on disk cannot be used."""
+
+    code = "model-error"
+
+
+class ModelFileMissing(ModelError, FileNotFoundError):
+    """A file that belongs to a model is not there."""
+
+    code = "model-file-missing"
+
+
+class ModelInvalid(ModelError):
+    """A model file is broken, foreign, or contradicts its config."""
+
+    code = "model-invalid"
+
+
+class GraphNotSplittable(ModelError):
+    """A voice graph has no place where it can be cut."""
+
+    code = "graph-not-splittable"
+
+
+class EngineError(SpeechServerError):
+    """An engine failed while it was working on a request."""
+
+    code = "engine-error"
+
+
+class Cancelled(Exception):
+    """Work was given up because nobody waits for its result."""
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Return a clause that names the known words closest to `name`, or how to see all of them."""
+    names = sorted(set(known))
+    folded = {candidate.casefold(): candidate for candidate in names}
+    close = [folded[match] for match in get_close_matches(name.casefold(), folded, n=limit, cutoff=0.5)]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    if names and len(names) <= 8:
+        return f"; there is {', '.join(names)}"
+    return ""

@@ -1,0 +1,1 @@
+"""On-disk layouts of models, one module each."""

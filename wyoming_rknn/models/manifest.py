@@ -1,0 +1,42 @@
+"""What was found on disk: models that can be loaded, and files that look like models but cannot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A model that can be loaded: which files it consists of and what it can do."""
+
+    kind: str
+    """What it is for: "tts"."""
+    format: str
+    """Layout of its files: "piper", "piper-pair"."""
+    name: str
+    files: Mapping[str, Path]
+    """Files by role: "graph" or "encoder" and "decoder", and "config"."""
+    languages: tuple[str, ...]
+    """BCP-47 tags, most specific first."""
+    rate_hz: int
+    speakers: tuple[str, ...] = ()
+    """Names of speakers ordered by id; empty for one speaker."""
+    description: str = ""
+    quality: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file or folder that looks like a model but cannot be used."""
+
+    path: Path
+    message: str
+    """One sentence that says what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """What one or more folders hold."""
+
+    manifests: tuple[Manifest, ...] = ()
+    problems: tuple[Problem, ...] = ()

@@ -1,0 +1,38 @@
+"""The seam between speech engines and accelerators."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensor: TypeAlias = NDArray[Any]
+"""A numpy array of any dtype that a graph takes or gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, shape and dtype of a graph's input or output; `None` marks a free axis."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+class Graph(Protocol):
+    """A loaded network. Thread-safe to `run`; the same on every accelerator."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Return what `run` must be fed."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Return what `run` gives back."""
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute all outputs from `feeds`; raises `EngineError` when the accelerator fails."""
+
+    def close(self) -> None:
+        """Free the accelerator's memory; `run` must not be called afterwards."""

@@ -1,0 +1,214 @@
+"""One queue per device: running listeners never run dry, new ones start first come first served.
+
+Every computation of a request goes through its `Stream`, which knows how much audio its listener still holds.
+A device takes the earliest deadline first, with two refinements that plain EDF lacks:
+
+* work towards a listener's very first sound is *eager*: it goes before work that only fills buffers, in order of
+  arrival, so that a burst of requests starts as quickly as the machine can;
+* work whose deadline is nearer than `GUARD_S` is *critical* and goes before eager work, so that nobody who is already
+  listening runs dry because others arrive. Eager work becomes critical itself after `PATIENCE_S`, so it cannot starve.
+
+A running computation is never interrupted; cancellation happens between computations.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from wyoming_rknn.errors import Cancelled
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+CPU = "cpu"
+GUARD_S = 0.06
+"""How long before a listener runs dry its next window goes before anything else: about one window's computation."""
+PATIENCE_S = 1.0
+"""How long a new listener may be kept waiting by running ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    stream: "Stream"
+    work: Callable[[], Any]
+    future: "Future[Any]"
+    deadline: float
+    eager: bool
+    order: int
+
+
+class Scheduler:
+    """Run the computations of all requests on the machine's devices.
+
+    `devices` maps a device's name to how many computations it takes at once. The CPU takes one: each uses all its
+    threads, which is quicker for a single listener and never slower in sum.
+    """
+
+    def __init__(self, devices: Mapping[str, int] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._devices = {name: _Device(name, slots, clock) for name, slots in (devices or {CPU: 1}).items()}
+        self._order = itertools.count()
+
+    def stream(self) -> "Stream":
+        """Open the account of one listener."""
+        return Stream(self)
+
+    def close(self, timeout_s: float = 0.0) -> bool:
+        """Refuse further work, cancel what waits, and return whether all devices fell idle in time."""
+        for device in self._devices.values():
+            device.stop()
+        end = time.monotonic() + timeout_s
+        return all(device.join(max(0.0, end - time.monotonic())) for device in self._devices.values())
+
+    def _submit(
+        self, stream: "Stream", device: str, work: Callable[[], _T], deadline: float, eager: bool
+    ) -> "Future[_T]":
+        future: Future[_T] = Future()
+        self._devices[device].put(_Job(stream, work, future, deadline, eager, next(self._order)))
+        return future
+
+
+class Stream:
+    """One listener's work. Deadlines follow the playback, which is taken to start with the first delivery.
+
+    Positions are seconds of audio from the beginning of the reply. Safe to use from any thread.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._opened_at = scheduler._clock()
+        self._started_at: float | None = None
+        self._cancelled = threading.Event()
+        self._reserved_s = 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """Tell whether nobody waits for this work any more."""
+        return self._cancelled.is_set()
+
+    @property
+    def reserved_s(self) -> float:
+        """Return the position at which audio that is not planned yet will begin."""
+        return self._reserved_s
+
+    def reserve(self, seconds: float) -> float:
+        """Plan the next `seconds` of audio and return the position at which they begin."""
+        begin = self._reserved_s
+        self._reserved_s += seconds
+        return begin
+
+    def started(self) -> None:
+        """Note that the listener has received its first audio; later calls change nothing."""
+        if self._started_at is None:
+            self._started_at = self._scheduler._clock()
+
+    def submit(self, work: Callable[[], _T], *, at_s: float, device: str = CPU) -> "Future[_T]":
+        """Queue `work`, whose audio begins at position `at_s`.
+
+        The future raises `Cancelled` if the stream is cancelled before the work begins.
+        """
+        eager = self._started_at is None and at_s <= 0.0
+        if eager:
+            deadline = self._opened_at + PATIENCE_S
+        else:
+            # Ordered ahead of the first delivery: playback cannot begin sooner than now.
+            deadline = (self._scheduler._clock() if self._started_at is None else self._started_at) + at_s
+        return self._scheduler._submit(self, device, work, deadline, eager)
+
+    def cancel(self) -> None:
+        """Give up all work that has not begun; what runs is finished and thrown away."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the stream was cancelled."""
+        if self._cancelled.is_set():
+            raise Cancelled
+
+
+@dataclass(eq=False)
+class _Device:
+    name: str
+    slots: int
+    clock: Callable[[], float]
+    _jobs: list[_Job] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _stopped: bool = False
+
+    def put(self, job: _Job) -> None:
+        with self._changed:
+            if self._stopped:
+                job.future.set_exception(Cancelled())
+                return
+            self._jobs.append(job)
+            if len(self._threads) < self.slots:
+                # Daemon: an accelerator that never comes back must not keep the process alive.
+                thread = threading.Thread(target=self._work, name=f"{self.name}-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            abandoned, self._jobs = self._jobs, []
+            self._changed.notify_all()
+        for job in abandoned:
+            _give_up(job)
+
+    def join(self, timeout_s: float) -> bool:
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            _run(job)
+            # A window's result must not live on until the next job arrives.
+            del job
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._stopped)
+            if self._stopped:
+                return None
+            now = self.clock()
+            job = min(self._jobs, key=lambda job: _urgency(job, now))
+            self._jobs.remove(job)
+            return job
+
+
+def _urgency(job: _Job, now: float) -> tuple[int, float, int]:
+    if job.stream.cancelled:
+        return (0, 0.0, job.order)  # costs nothing and frees whoever waits for it
+    if job.deadline - GUARD_S <= now:
+        return (1, job.deadline, job.order)
+    if job.eager:
+        return (2, job.deadline, job.order)
+    return (3, job.deadline, job.order)
+
+
+def _give_up(job: _Job) -> None:
+    # Whoever holds the future may have cancelled it, and then nothing can be set any more.
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(Cancelled())
+
+
+def _run(job: _Job) -> None:
+    if job.stream.cancelled:
+        _give_up(job)
+        return
+    if not job.future.set_running_or_notify_cancel():
+        return
+    try:
+        result = job.work()
+    except BaseException as error:
+        job.future.set_exception(error)
+    else:
+        job.future.set_result(result)

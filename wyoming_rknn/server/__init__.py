@@ -1,0 +1,1 @@
+"""The Wyoming face: the only package that knows the protocol."""

@@ -1,0 +1,172 @@
+"""The server as a whole: listeners, connections, announcement, preloading, shutdown."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wyoming_rknn.errors import Busy, SpeechServerError
+from wyoming_rknn.server.connection import Connection, ConnectionLimits, Disconnected, EventFamily
+from wyoming_rknn.server.describe import DescribeEvents
+from wyoming_rknn.server.discovery import Announcement, Announcer
+from wyoming_rknn.server.endpoint import Endpoint, bind
+from wyoming_rknn.server.framing import FrameLimits
+from wyoming_rknn.server.instance import Kind, default_base, instance_names
+from wyoming_rknn.server.service import Service
+from wyoming_rknn.server.stdio import open_stdio
+from wyoming_rknn.server.tts import TtsEvents
+from wyoming_rknn.settings import DEFAULT_URI, Settings
+from wyoming_rknn.tts.programs import Wanted
+
+_LOGGER = logging.getLogger(__name__)
+
+_SHUTDOWN_S = 1.0
+"""How long clients may take to receive what is under way when the server stops."""
+
+
+class Server:
+    """Serve a service's programs at the settings' addresses."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._limits = connection_limits(service.settings)
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._listeners: list[asyncio.Server] = []
+        self._unix: list[Endpoint] = []
+        self._announcer: Announcer | None = None
+        self._stdio: asyncio.Task[None] | None = None
+        self._count = 0
+        self.addresses: list[str] = []
+        """Where the server listens, as URIs with the real port numbers."""
+
+    async def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, or, on stdio alone, until the input ends. Raises `UsageError`."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await self.start()
+            if ready is not None:
+                ready()
+            stopping = asyncio.create_task(stop.wait(), name="stop signal")
+            waiting: list[asyncio.Task[Any]] = [stopping]
+            if self._stdio is not None and not self._listeners:
+                waiting.append(self._stdio)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+        finally:
+            await self.close()
+
+    async def start(self) -> None:
+        """Listen, announce. Raises `UsageError` for an address that cannot be served."""
+        announcements: list[tuple[Kind, str, int]] = []
+        for kind, endpoint in _endpoints(self._settings):
+            if endpoint.scheme == "stdio":
+                reader, writer = await open_stdio(self._limits.frames.header_bytes)
+                self._stdio = asyncio.create_task(self._serve(reader, writer), name="stdio")
+                self.addresses.append(str(endpoint))
+                continue
+            sockets = bind(endpoint)
+            for listener in sockets:
+                await self._listen(listener)
+            if endpoint.scheme == "unix":
+                self._unix.append(endpoint)
+                self.addresses.append(str(endpoint))
+            else:
+                port = sockets[0].getsockname()[1]
+                self.addresses.append(str(Endpoint("tcp", endpoint.host, port)))
+                announcements.append((kind, endpoint.host, port))
+        for address in self.addresses:
+            _LOGGER.info("listening on %s", address)
+        if announcements and not self._settings.no_zeroconf:
+            await self._announce(announcements)
+
+    async def close(self) -> None:
+        """Refuse new connections, end the open ones with an answer, withdraw the announcement."""
+        for listener in self._listeners:
+            listener.close()
+        endings: list[asyncio.Task[None]] = []
+        for connection in list(self._connections):
+            endings.append(asyncio.create_task(connection.shut_down(_SHUTDOWN_S)))
+        if self._announcer is not None:
+            endings.append(asyncio.create_task(self._announcer.close()))
+        if endings:
+            await asyncio.wait(endings, timeout=2 * _SHUTDOWN_S)
+        for task in self._connections.values():
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections.values(), timeout=_SHUTDOWN_S / 2)
+        for endpoint in self._unix:
+            endpoint.path.unlink(missing_ok=True)
+
+    async def _listen(self, listener: socket.socket) -> None:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._serve(reader, writer)
+
+        limit = self._limits.frames.header_bytes
+        if listener.family == socket.AF_UNIX:
+            server = await asyncio.start_unix_server(connected, sock=listener, limit=limit)
+        else:
+            server = await asyncio.start_server(connected, sock=listener, limit=limit)
+        self._listeners.append(server)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._count += 1
+        connection = Connection(reader, writer, self._limits, f"client {self._count}", self._families)
+        if len(self._connections) >= self._settings.max_connections:
+            error = Busy(f"{len(self._connections)} clients are connected, as many as --max-connections allows")
+            with contextlib.suppress(Disconnected):
+                await connection.report(error)
+            await connection.close()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[connection] = task
+        try:
+            await connection.run()
+        except asyncio.CancelledError:
+            _LOGGER.debug("%s: cut off", connection.name)
+        finally:
+            del self._connections[connection]
+
+    def _families(self, connection: Connection) -> Sequence[EventFamily]:
+        tts = TtsEvents(connection, self._service)
+        describe = DescribeEvents(connection, self._service, tts)
+        return (tts, describe)
+
+    async def _announce(self, announcements: list[tuple[Kind, str, int]]) -> None:
+        own_base: str = await asyncio.to_thread(default_base, self._settings.cache)
+        names = instance_names(self._settings.zeroconf or own_base, [kind for kind, _, _ in announcements])
+        self._announcer = Announcer(
+            [Announcement(name, port, host) for name, (_, host, port) in zip(names, announcements, strict=True)]
+        )
+        await self._announcer.start()
+
+
+def prepare_default_voice(service: Service) -> None:
+    """Load the voice that speaks when none is named, so that the first reply is as quick as all others. Blocks."""
+    try:
+        choice = service.tts.choose(Wanted())
+        choice.engine.prepare(choice.voice.name)
+        _LOGGER.info("%s speaks by default (%s)", choice.voice.name, choice.engine.name)
+    except Exception as error:
+        # Requests will report it again; a service without this voice still serves the others.
+        reason = str(error) if isinstance(error, SpeechServerError) else f"{type(error).__name__}: {error}"
+        _LOGGER.warning("the default voice cannot be loaded: %s", reason)
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits of one connection."""
+    frames = FrameLimits(settings.max_header, settings.max_payload, settings.idle_timeout, settings.frame_timeout)
+    return ConnectionLimits(frames, settings.write_timeout)
+
+
+def _endpoints(settings: Settings) -> list[tuple[Kind, Endpoint]]:
+    everything = settings.uri or (() if settings.tts_uri else (DEFAULT_URI,))
+    kinds: tuple[tuple[Kind, tuple[str, ...]], ...] = (("all", everything), ("tts", settings.tts_uri))
+    return [(kind, Endpoint.parse(uri)) for kind, uris in kinds for uri in uris]

@@ -1,0 +1,31 @@
+"""What all connections share: programs, scheduler, limits, and the clock of requests."""
+
+import itertools
+from dataclasses import dataclass, field
+
+from wyoming_rknn.errors import Busy
+from wyoming_rknn.runtime.scheduler import Scheduler
+from wyoming_rknn.settings import Settings
+from wyoming_rknn.tts.programs import Programs
+
+
+@dataclass(slots=True)
+class Service:
+    """The programs that this process offers, and how many requests it works on."""
+
+    settings: Settings
+    scheduler: Scheduler
+    tts: Programs
+    _active: int = 0
+    _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def begin(self) -> int:
+        """Count a request in and return its number; raises `Busy` at the limit. Every call needs its `end`."""
+        if self._active >= self.settings.max_requests:
+            raise Busy(f"{self._active} requests are being worked on, as many as --max-requests allows; try again")
+        self._active += 1
+        return next(self._numbers)
+
+    def end(self) -> None:
+        """Count a request out."""
+        self._active -= 1

@@ -1,0 +1,268 @@
+"""Settings: one tree, merged as command line > environment > file > default.
+
+Every field carries its help text; the command line, the environment variables and `docs/configuration.md` follow from
+the fields, so a setting is written down once. Unknown keys are errors with a suggestion.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Self, get_args, get_origin
+
+from wyoming_rknn.errors import UsageError, did_you_mean
+
+ENV_PREFIX = "WYOMING_RKNN_"
+ENV_FILE_SUFFIX = "_FILE"
+DEFAULT_URI = "tcp://0.0.0.0:10800"
+ADDON_OPTIONS = Path("/data/options.json")
+"""Where Home Assistant's Supervisor puts an add-on's options; read when no file is named."""
+
+
+def _setting(help_text: str, **kwargs: Any) -> Any:  # noqa: ANN401 - stands for a field of any type
+    metadata: dict[str, Any] = {"help": help_text}
+    metadata |= {key: kwargs.pop(key) for key in ("metavar", "choices") if key in kwargs}
+    return field(metadata=metadata, **kwargs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set."""
+
+    uri: tuple[str, ...] = _setting(
+        f"serve everything here; repeatable (default {DEFAULT_URI})", metavar="URI", default=()
+    )
+    tts_uri: tuple[str, ...] = _setting("serve only text-to-speech here; repeatable", metavar="URI", default=())
+    data_dir: tuple[Path, ...] = _setting(
+        "folder with models; repeatable, the first that has a name wins", metavar="DIR", default=()
+    )
+    cache_dir: Path | None = _setting("folder for what is derived from models", metavar="DIR", default=None)
+
+    voice: str | None = _setting("voice for requests that name none", metavar="NAME", default=None)
+    tts_engine: str | None = _setting("text-to-speech program listed first", metavar="NAME", default=None)
+    language: str | None = _setting("language of requests that name none", metavar="TAG", default=None)
+
+    length_scale: float = _setting("duration of speech: 2 is half as fast", metavar="X", default=1.0)
+    noise_scale: float | None = _setting("variation of sound, 0 to 1 (default: the voice's)", metavar="X", default=None)
+    noise_w: float | None = _setting("variation of rhythm, 0 to 1 (default: the voice's)", metavar="X", default=None)
+    volume: float = _setting("fixed gain, limited softly below full scale", metavar="X", default=1.0)
+    sentence_silence: float = _setting("seconds of silence between sentences", metavar="SECONDS", default=0.2)
+    first_window: int = _setting("decoder frames in the first sound of a reply, 8 to 64", metavar="FRAMES", default=16)
+    window_growth: float = _setting("factor from one decoder window to the next, 1 to 4", metavar="X", default=2.0)
+    max_window: int = _setting("most decoder frames in one window, 16 to 1024", metavar="FRAMES", default=128)
+    fallback_voice: bool = _setting("speak with the default voice when a voice is unknown", default=False)
+
+    runtime: str = _setting("what computes graphs", choices=("auto", "onnx"), default="auto")
+    threads: int = _setting("CPU threads for a computation (0: all cores, at most 4)", metavar="N", default=0)
+
+    zeroconf: str | None = _setting("announce the service by zeroconf under NAME", metavar="NAME", default=None)
+    no_zeroconf: bool = _setting("announce nothing", default=False)
+    max_connections: int = _setting("connections at once", metavar="N", default=256)
+    max_requests: int = _setting("requests being worked on at once", metavar="N", default=32)
+    idle_timeout: float = _setting("seconds a silent connection is kept", metavar="SECONDS", default=600.0)
+    frame_timeout: float = _setting("seconds within which a begun event must arrive", metavar="SECONDS", default=60.0)
+    write_timeout: float = _setting("seconds a client may refuse to read", metavar="SECONDS", default=30.0)
+    max_header: int = _setting("longest header line in bytes", metavar="BYTES", default=65536)
+    max_payload: int = _setting("largest data block or payload in bytes", metavar="BYTES", default=1048576)
+
+    log_level: str = _setting("log detail", choices=("debug", "info", "warning", "error"), default="info")
+    log_format: str = _setting("log layout", choices=("text", "json"), default="text")
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{option(name)} must be between {low:.9g} and {high:.9g}, not {value:.9g}")
+
+    @property
+    def data_dirs(self) -> tuple[Path, ...]:
+        """Return the folders in which models are looked for."""
+        return self.data_dir or default_data_dirs(os.environ)
+
+    @property
+    def cache(self) -> Path:
+        """Return the folder for what is derived from models."""
+        return self.cache_dir or default_cache_dir(os.environ)
+
+    @property
+    def inference_threads(self) -> int:
+        """Return the CPU threads of one computation."""
+        # Beyond four the windows of one sentence are too small to be shared out.
+        return self.threads or min(4, len(os.sched_getaffinity(0)))
+
+    @classmethod
+    def merge(cls, *layers: Mapping[str, Any]) -> Self:
+        """Combine layers, the first one that has a key wins. Values are converted to the fields' types.
+
+        Raises `UsageError` for unknown keys and values that do not fit.
+        """
+        known = {spec.name: spec for spec in fields(cls)}
+        merged: dict[str, Any] = {}
+        for layer in reversed(layers):
+            for key, value in layer.items():
+                name = key.replace("-", "_")
+                if name not in known:
+                    raise UsageError(f"unknown setting {key!r}{did_you_mean(name, known)}")
+                merged[name] = convert(known[name], value)
+        return cls(**merged)
+
+
+_RANGES = (
+    ("length_scale", 0.1, 10.0),
+    ("noise_scale", 0.0, 2.0),
+    ("noise_w", 0.0, 2.0),
+    ("volume", 0.0, 10.0),
+    ("sentence_silence", 0.0, 10.0),
+    ("first_window", 8, 64),
+    ("window_growth", 1.0, 4.0),
+    ("max_window", 16, 1024),
+    ("threads", 0, 256),
+    ("max_connections", 1, 65536),
+    ("max_requests", 1, 4096),
+    ("idle_timeout", 0.1, 86400.0),
+    ("frame_timeout", 0.1, 86400.0),
+    ("write_timeout", 0.1, 86400.0),
+    ("max_header", 1024, 1 << 24),
+    ("max_payload", 1024, 1 << 28),
+)
+
+
+def option(name: str) -> str:
+    """Return the command line option of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def convert(spec: "Field[Any]", value: object) -> object:
+    """Convert what was written on a command line, in a variable or in a file to the field's type."""
+    kind, optional = _kind(spec)
+    try:
+        if is_repeatable(spec):
+            if value is None or value == "":
+                return spec.default
+            parts = value.split() if isinstance(value, str) else value
+            if not isinstance(parts, list | tuple) or not all(isinstance(part, str | Path) for part in parts):
+                raise ValueError
+            return tuple(Path(part).expanduser() if kind is Path else str(part) for part in parts)
+        if value is None or value == "":
+            return value if value is None and optional else spec.default
+        if kind is bool:
+            return _boolean(value)
+        if isinstance(value, bool | list | tuple | dict):
+            raise ValueError
+        if kind is Path:
+            return Path(str(value)).expanduser()
+        converted = kind(str(value))
+    except (ValueError, RuntimeError):  # the latter for the home of a user who does not exist
+        raise UsageError(f"{option(spec.name)} cannot be {value!r}: {spec.metadata['help']}") from None
+    choices = spec.metadata.get("choices")
+    if choices and converted not in choices:
+        raise UsageError(f"{option(spec.name)} must be one of {', '.join(choices)}, not {value!r}")
+    return converted
+
+
+def is_repeatable(spec: "Field[Any]") -> bool:
+    """Tell whether a setting takes several values."""
+    return get_origin(spec.type) is tuple
+
+
+def _kind(spec: "Field[Any]") -> tuple[Callable[[str], Any], bool]:
+    """Return the type of a setting's value (of one of them, for several), and whether it may be unset."""
+    parts = [part for part in get_args(spec.type) if part not in (NoneType, Ellipsis)]
+    return (parts[0] if parts else spec.type), NoneType in get_args(spec.type)  # type: ignore[return-value]
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read `WYOMING_RKNN_<OPTION>`, or the file that `WYOMING_RKNN_<OPTION>_FILE` names.
+
+    Raises `UsageError` for a variable that belongs to no setting or a file that cannot be read.
+    """
+    known = {spec.name for spec in fields(Settings)}
+    found: dict[str, Any] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name in RESERVED_VARIABLES:
+            continue
+        if name not in known and name.removesuffix(ENV_FILE_SUFFIX.lower()) in known:
+            name = name.removesuffix(ENV_FILE_SUFFIX.lower())
+            value = _read(Path(value), variable).strip()
+        elif name not in known:
+            raise UsageError(f"unknown variable {variable}{did_you_mean(name, known)}")
+        found[name] = value
+    return found
+
+
+RESERVED_VARIABLES = frozenset({"config", "test_data"})
+"""Variables with the prefix that are no settings of the tree."""
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """Read a JSON or YAML mapping. Raises `UsageError` if it cannot be read or is something else."""
+    # Only who has a settings file pays for loading the library.
+    import yaml
+
+    text = _read(path, "--config")
+    try:
+        # JSON is parsed apart: YAML 1.1 reads its numbers and escapes differently.
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not valid JSON or YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{path} must hold settings as `name: value`")
+    return content
+
+
+def default_data_dirs(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where models are looked for when nothing is set; only folders that exist, but always the user's own."""
+    home = Path(environment.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser())
+    system = [Path("/share/wyoming-rknn")]
+    if in_container(environment):
+        system.insert(0, Path("/data"))
+    return (home / "wyoming-rknn", *(folder for folder in system if folder.is_dir()))
+
+
+def default_cache_dir(environment: Mapping[str, str]) -> Path:
+    """Return where derived files are kept when nothing is set."""
+    if in_container(environment):
+        return Path("/data/cache")
+    return Path(environment.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "wyoming-rknn"
+
+
+def in_container(environment: Mapping[str, str]) -> bool:
+    """Tell whether this is an add-on or a container with a volume at /data."""
+    marked = "SUPERVISOR_TOKEN" in environment or Path("/.dockerenv").exists() or "container" in environment
+    return marked and os.access("/data", os.W_OK)
+
+
+def each() -> Iterator["Field[Any]"]:
+    """Yield every setting in the order of the documentation."""
+    yield from fields(Settings)
+
+
+def describe_default(spec: "Field[Any]") -> str:
+    """Return the default as the documentation shows it."""
+    if spec.default in (None, ()):
+        return ""
+    return str(spec.default).lower() if isinstance(spec.default, bool) else str(spec.default)
+
+
+def _boolean(value: object) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if (word := str(value).strip().lower()) not in words:
+        raise ValueError
+    return words[word]
+
+
+def _read(path: Path, wanted_by: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"{wanted_by}: cannot read {path}: {reason}") from None

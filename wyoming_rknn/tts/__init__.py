@@ -1,0 +1,1 @@
+"""Text to speech: one module or package per engine behind one seam."""

@@ -1,0 +1,1 @@
+"""Piper voices: VITS graphs, cut so that they stream."""

@@ -1,0 +1,185 @@
+"""The text-to-speech programs of this installation, and which voice a request means."""
+
+import importlib.metadata
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wyoming_rknn.errors import ProgramNotFound, UsageError, VoiceNotFound, did_you_mean
+from wyoming_rknn.settings import Settings
+from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, TtsEngine, Voice
+
+_LOGGER = logging.getLogger(__name__)
+
+ENTRY_POINTS = "wyoming_rknn.tts"
+_BUILT_IN_ORDER = ("piper", "espeak-ng")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The voice a request names; all `None` means the default."""
+
+    name: str | None = None
+    language: str | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The voice a request gets."""
+
+    engine: TtsEngine
+    voice: Voice
+    speaker: str | None
+
+
+class Programs:
+    """Engines in the order in which they are offered."""
+
+    def __init__(self, engines: Sequence[TtsEngine], settings: Settings) -> None:
+        self._engines = tuple(engines)
+        self._settings = settings
+        if settings.tts_engine and settings.tts_engine not in self._names():
+            raise UsageError(
+                f"--tts-engine {settings.tts_engine!r} is not installed"
+                f"{did_you_mean(settings.tts_engine, self._names())}"
+            )
+
+    def offered(self) -> list[tuple[TtsEngine, Sequence[Voice]]]:
+        """Return the engines that have voices now, the default one first. Looks at the disk."""
+        usable = [(engine, engine.voices()) for engine in self._engines]
+        usable = [(engine, voices) for engine, voices in usable if voices]
+        # sorted() is stable: the others keep their order.
+        return sorted(usable, key=lambda pair: pair[0].name != self._settings.tts_engine)
+
+    def check(self, program: str) -> None:
+        """Raise `ProgramNotFound` unless `program` is one of these."""
+        if program not in self._names():
+            raise ProgramNotFound(program, self._names())
+
+    def has(self, program: str) -> bool:
+        """Tell whether `program` is one of these."""
+        return program in self._names()
+
+    def choose(self, wanted: Wanted, program: str | None = None) -> Choice:
+        """Return the voice for a request; the programs are searched in order, `program` first.
+
+        Names are matched exactly, then without regard to case and separators. A bare language takes the default voice
+        if it speaks that language. Raises `VoiceNotFound`.
+        """
+        offered = sorted(self.offered(), key=lambda pair: pair[0].name != program)
+        voices = [(engine, voice) for engine, these in offered for voice in these]
+        if not voices:
+            raise VoiceNotFound(wanted.name or wanted.language or "default", ())
+        default = self._default(voices, program)
+        if wanted.name:
+            found = _by_name(voices, wanted.name)
+            if found is None and self._settings.fallback_voice:
+                _LOGGER.warning("voice %r is not installed; %s speaks instead", wanted.name, default[1].name)
+                found = default
+            if found is None:
+                raise VoiceNotFound(wanted.name, (voice.name for _, voice in voices))
+            engine, voice, speaker = found
+            return Choice(engine, voice, _known_speaker(voice, wanted.speaker) or speaker)
+        engine, voice, speaker = default
+        if wanted.language:
+            chosen = _by_language([(engine, voice), *voices], wanted.language)
+            if chosen is None:
+                raise VoiceNotFound(wanted.language, (tag for _, voice in voices for tag in voice.languages))
+            if chosen[1] is not voice:
+                engine, voice, speaker = (*chosen, None)
+        return Choice(engine, voice, _known_speaker(voice, wanted.speaker) or speaker)
+
+    def close(self) -> None:
+        """Close all engines."""
+        for engine in self._engines:
+            engine.close()
+
+    def _default(
+        self, voices: list[tuple[TtsEngine, Voice]], program: str | None
+    ) -> tuple[TtsEngine, Voice, str | None]:
+        settings = self._settings
+        found = _by_name(voices, settings.voice) if settings.voice else None
+        # Who selects a program wants to hear it, unless it has no voice.
+        if found is not None and (found[0].name == program or voices[0][0].name != program):
+            return found
+        if settings.voice and found is None:
+            _LOGGER.warning(
+                "--voice %r is not installed%s; another one speaks",
+                settings.voice,
+                did_you_mean(settings.voice, (voice.name for _, voice in voices)),
+            )
+        first = [(engine, voice) for engine, voice in voices if engine is voices[0][0]]
+        return (*(_by_language(first, settings.language or "en-US") or first[0]), None)
+
+    def _names(self) -> list[str]:
+        return [engine.name for engine in self._engines]
+
+
+def load(settings: Settings, **resources: Any) -> Programs:  # noqa: ANN401 - handed through to the engines
+    """Create every installed engine; one that fails to import is left out with one warning."""
+    return Programs(list(_create(settings, resources)), settings)
+
+
+def _create(settings: Settings, resources: dict[str, Any]) -> Iterator[TtsEngine]:
+    found = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    for name in sorted(found, key=lambda name: (name not in _BUILT_IN_ORDER, *_rank(name))):
+        try:
+            yield found[name].load()(settings, **resources)
+        except Exception as error:
+            _LOGGER.warning("text-to-speech engine %s cannot be used: %s: %s", name, type(error).__name__, error)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_BUILT_IN_ORDER.index(name) if name in _BUILT_IN_ORDER else 0, name)
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
+
+
+def _by_name(voices: Sequence[tuple[TtsEngine, Voice]], name: str) -> tuple[TtsEngine, Voice, str | None] | None:
+    for engine, voice in voices:
+        if voice.name == name:
+            return engine, voice, None
+    for engine, voice in voices:
+        if _folded(voice.name) == _folded(name):
+            return engine, voice, None
+    base, separator, speaker = name.rpartition(SPEAKER_SEPARATOR)
+    if separator and (found := _by_name(voices, base)) and (known := _speaker(found[1], speaker)):
+        return found[0], found[1], known
+    return None
+
+
+def _by_language(voices: Sequence[tuple[TtsEngine, Voice]], tag: str) -> tuple[TtsEngine, Voice] | None:
+    wanted = _folded(tag)
+    bare = wanted.split("-")[0]
+    # From the exact tag to any region of the language.
+    for target, full in ((wanted, True), (wanted, False), (bare, True), (bare, False)):
+        for engine, voice in voices:
+            tags = (_folded(language) for language in voice.languages)
+            if any(target == (tag if full else tag.split("-")[0]) for tag in tags):
+                return engine, voice
+    return None
+
+
+def _speaker(voice: Voice, name: str) -> str | None:
+    """Return the voice's own spelling of a speaker given by name, or by number."""
+    for speaker in voice.speakers:
+        if speaker == name or _folded(speaker) == _folded(name):
+            return speaker
+    if name.isdecimal() and int(name) < len(voice.speakers):
+        return voice.speakers[int(name)]
+    return None
+
+
+def _known_speaker(voice: Voice, name: str | None) -> str | None:
+    if name is None or name == "":
+        return None
+    if (speaker := _speaker(voice, name)) is None:
+        _LOGGER.warning(
+            "voice %s has no speaker %r%s; its default speaks", voice.name, name, did_you_mean(name, voice.speakers)
+        )
+    return speaker
