@@ -3,8 +3,9 @@
 Every computation of a request goes through its `Stream`, which knows how much audio its listener still holds.
 A device takes the earliest deadline first, with two refinements that plain EDF lacks:
 
-* work towards a listener's very first sound is *eager*: it goes before work that only fills buffers, in order of
-  arrival, so that a burst of requests starts as quickly as the machine can;
+* work towards a listener's very first sound is *eager*: it goes before work that only fills buffers, in the order in
+  which it was queued. So a burst of requests is encoded first and then starts together: the last one is as quick as the
+  machine allows, since nobody needs a second window while others still wait for their first;
 * work whose deadline is nearer than `GUARD_S` is *critical* and goes before eager work, so that nobody who is already
   listening runs dry because others arrive. Eager work becomes critical itself after `PATIENCE_S`, so it cannot starve.
 
@@ -13,6 +14,7 @@ A running computation is never interrupted; cancellation happens between computa
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,9 +39,13 @@ class _Job:
     stream: "Stream"
     work: Callable[[], Any]
     future: "Future[Any]"
-    deadline: float
+    at_s: float
     eager: bool
     order: int
+
+    @property
+    def deadline(self) -> float:
+        return self.stream.playback_s + self.at_s
 
 
 class Scheduler:
@@ -65,11 +71,9 @@ class Scheduler:
         end = time.monotonic() + timeout_s
         return all(device.join(max(0.0, end - time.monotonic())) for device in self._devices.values())
 
-    def _submit(
-        self, stream: "Stream", device: str, work: Callable[[], _T], deadline: float, eager: bool
-    ) -> "Future[_T]":
+    def _submit(self, stream: "Stream", device: str, work: Callable[[], _T], at_s: float, eager: bool) -> "Future[_T]":
         future: Future[_T] = Future()
-        self._devices[device].put(_Job(stream, work, future, deadline, eager, next(self._order)))
+        self._devices[device].put(_Job(stream, work, future, at_s, eager, next(self._order)))
         return future
 
 
@@ -81,7 +85,7 @@ class Stream:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._opened_at = scheduler._clock()
+        self._waiting_since: float | None = None
         self._started_at: float | None = None
         self._cancelled = threading.Event()
         self._reserved_s = 0.0
@@ -95,6 +99,13 @@ class Stream:
     def reserved_s(self) -> float:
         """Return the position at which audio that is not planned yet will begin."""
         return self._reserved_s
+
+    @property
+    def playback_s(self) -> float:
+        """Return when playback began, or must begin, on the scheduler's clock; infinite before anything is queued."""
+        if self._started_at is not None:
+            return self._started_at
+        return math.inf if self._waiting_since is None else self._waiting_since + PATIENCE_S
 
     def reserve(self, seconds: float) -> float:
         """Plan the next `seconds` of audio and return the position at which they begin."""
@@ -112,13 +123,13 @@ class Stream:
 
         The future raises `Cancelled` if the stream is cancelled before the work begins.
         """
-        eager = self._started_at is None and at_s <= 0.0
-        if eager:
-            deadline = self._opened_at + PATIENCE_S
-        else:
-            # Ordered ahead of the first delivery: playback cannot begin sooner than now.
-            deadline = (self._scheduler._clock() if self._started_at is None else self._started_at) + at_s
-        return self._scheduler._submit(self, device, work, deadline, eager)
+        now = self._scheduler._clock()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        if self._started_at is not None:
+            # A listener who ran dry, say because the text paused, plays on from when there is sound again.
+            self._started_at = max(self._started_at, now - at_s)
+        return self._scheduler._submit(self, device, work, at_s, self._started_at is None and at_s <= 0.0)
 
     def cancel(self) -> None:
         """Give up all work that has not begun; what runs is finished and thrown away."""
@@ -190,7 +201,7 @@ def _urgency(job: _Job, now: float) -> tuple[int, float, int]:
     if job.deadline - GUARD_S <= now:
         return (1, job.deadline, job.order)
     if job.eager:
-        return (2, job.deadline, job.order)
+        return (2, 0.0, job.order)
     return (3, job.deadline, job.order)
 
 

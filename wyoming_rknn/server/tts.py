@@ -48,7 +48,9 @@ class TtsEvents:
             if self._open is None:
                 await self._synthesize(event)
         elif SynthesizeStart.is_type(event.type):
-            self.cancel()
+            if self._open is not None:
+                self._open.withdraw()
+                self._open = None
             if (reply := await self._begin(event, streaming=True)) is not None:
                 self._open = reply
         elif SynthesizeStop.is_type(event.type):
@@ -113,6 +115,7 @@ class Reply:
         self._asked_at = time.monotonic()
         self._first_audio_s: float | None = None
         self._failure: InvalidRequest | None = None
+        self._withdrawn = False
 
     def write(self, text: str) -> None:
         """Append text; a reply that gets too long ends with an error."""
@@ -137,6 +140,11 @@ class Reply:
         self._stream.cancel()
         self.end()
 
+    def withdraw(self) -> None:
+        """Give up because the client has begun anew; the connection goes on."""
+        self._withdrawn = True
+        self.cancel()
+
     async def run(self) -> None:
         """Speak. Raises `SpeechServerError`, `Disconnected`, `Cancelled`."""
         number = self._service.begin()
@@ -145,11 +153,16 @@ class Reply:
             choice = await asyncio.to_thread(self._service.tts.choose, self._wanted, self._program)
             self._stream.check()
             await self._narrate(choice)
+            self._stream.check()
             await self._conclude(choice)
         except Cancelled:
             if self._failure is not None:
                 raise self._failure from None
-            raise
+            if not self._withdrawn:
+                raise
+            if self._first_audio_s is not None:
+                await self._connection.send(AudioStop().event())
+            return
         finally:
             self._stream.cancel()
             self._service.end()

@@ -30,9 +30,11 @@ def number_pattern(decimal: str) -> str:
     Only languages with a decimal comma group by spaces; in the others a space separates two numbers.
     """
     spaces = _SPACES if decimal == "," else _SPACES[1:]
-    return rf"(?:\d{{1,3}}(?:[{spaces}]\d{{3}})+(?![\d])(?:[.,]\d+)?|\d+(?:[.,]\d+)*)"
+    return rf"(?:\d{{1,3}}(?:[{spaces}]\d{{3}}){{1,6}}(?!\d)(?:[.,]\d+)?|\d+(?:[.,]\d+)*)"
 
 
+_MAX_DIGITS = 15
+"""Longer numbers have no words in some languages, and nobody would say them."""
 _PLAIN = re.compile(r"\d+")
 _GROUPED = re.compile(rf"\d{{1,3}}(?:([.,{_SPACES}])\d{{3}})(?:\1\d{{3}})*(?:[.,](\d+))?")
 _DECIMAL = re.compile(r"(\d+)[.,](\d+)")
@@ -43,6 +45,8 @@ def parse(text: str, decimal: str) -> Number | None:
 
     Returns `None` for what could be two different numbers ("1,234" where the comma is the decimal mark) or none at all.
     """
+    if sum(map(str.isdecimal, text)) > _MAX_DIGITS:
+        return None
     if _PLAIN.fullmatch(text):
         if len(text) > 1 and text[0] == "0":
             return None

@@ -24,6 +24,7 @@ _LEFT_AS_WRITTEN = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_ENDLESS = re.compile(r"\d{16,}")
 _THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3}){2,}")
 _PLACEHOLDER = re.compile("[\ue000-\uf8ff]")
 _DIGIT_OR_SIGN = re.compile(r"[\d½¼¾⅓⅔]")
@@ -77,7 +78,8 @@ class Reading:
             return chr(next(numbers))
 
         text = text.replace("℃", "°C").replace("℉", "°F").replace("μ", "µ")
-        text = self._dates(text)
+        text = _DEGREES.sub(r"°\1", _SQUARED.sub(lambda m: m[1] + ("²" if m[2] == "2" else "³"), text))
+        text = self._dates(_ENDLESS.sub(keep, text))
         text = _LEFT_AS_WRITTEN.sub(keep, text)
         text = self._clock.sub(self._time, text)
         text = self._language.rewrite(text)
@@ -156,7 +158,7 @@ class Reading:
         else:
             sign, digits, scale, symbol = match.groups()
         number = self._parse(digits)
-        if number is None or sign == "±" or number.whole > 10**12:
+        if number is None or sign == "±":
             return match[0]
         number = Number(number.whole, number.fraction, bool(sign and sign in MINUS_SIGNS))
         currency = self._language.currency_nouns[symbol]
@@ -168,7 +170,7 @@ class Reading:
     def _measure(self, match: re.Match[str]) -> str:
         sign, digits, symbol = match.groups()
         number = self._parse(digits)
-        if number is None or number.whole > 10**12:
+        if number is None:
             return match[0]
         noun = self._language.unit_nouns[symbol]
         number = Number(number.whole, number.fraction, bool(sign and sign in MINUS_SIGNS))
@@ -203,6 +205,8 @@ class Reading:
         return f"{language.minus} {digits}" if negative else match[0]
 
 
+_DEGREES = re.compile(r"(?<=[\d ])[°º]\s?([CF])\b")
+_SQUARED = re.compile(r"(?<=\d)(\s?[kcm]?m)([23])\b")
 _HALF_DAY = re.compile(r"\s?[ap]\.?\s?m\b", re.IGNORECASE)
 
 

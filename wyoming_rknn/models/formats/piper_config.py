@@ -15,8 +15,8 @@ PHONEME_TYPES = ("espeak", "text")
 
 _DEFAULT_HOP = 256
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
-# Macrolanguages for which espeak-ng has only the member's code.
-_ESPEAK_TO_BCP47 = {"cmn": "zh", "cmn-latn-pinyin": "zh", "nb": "nb", "roa": "es"}
+# espeak-ng names Mandarin by the member language, everybody else by the macrolanguage.
+_ESPEAK_TO_BCP47 = {"cmn": "zh", "cmn-latn-pinyin": "zh"}
 # Keys that only piper-plus writes; its graphs take other inputs.
 _PIPER_PLUS_KEYS = ("prosody_id_map", "prosody_num_symbols", "language_id_map", "num_languages", "gin_channels")
 

@@ -12,8 +12,8 @@ _ALIASES = {"cmn": "zh", "no": "nb"}
 
 def language_of(tag: str) -> Language | None:
     """Return what is known about the language of a BCP-47 tag; `None`: its digits are left to the engine."""
-    region = tag.replace("_", "-").partition("-")[2].rpartition("-")[2].upper()
-    return _load(primary_language(tag), region if len(region) == 2 else "")
+    subtags = tag.replace("_", "-").upper().split("-")[1:]
+    return _load(primary_language(tag), next((subtag for subtag in subtags if len(subtag) == 2), ""))
 
 
 @lru_cache(maxsize=64)

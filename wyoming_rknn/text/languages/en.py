@@ -7,7 +7,7 @@ from wyoming_rknn.text.numerals import Number
 
 _MONTHS = "January February March April May June July August September October November December"
 _MONTH = rf"(?:{month_pattern(_MONTHS, 'Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec')})\b(?:\.(?=\s\d))?"
-_ORDINAL = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})*|\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
+_ORDINAL = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3}){0,2}|\d{1,6})(?:st|nd|rd|th)\b", re.IGNORECASE)
 _MONTH_DAY = re.compile(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?(?![\w:.,]*\d)(?:,? (\d{{4}})(?![\d.,:]*\d))?")
 _MONTH_DAY_YEAR = re.compile(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?, (\d{{4}})(?![\d.,:]*\d)")
 _DAY_MONTH = re.compile(
@@ -72,7 +72,6 @@ class English(Language):
         W  watt|watts
         V  volt|volts
         mV  millivolt|millivolts
-        A  ampere|amperes
         mA  milliampere|milliamperes
         mAh  milliampere hour|milliampere hours
         Hz  hertz
@@ -134,6 +133,8 @@ class English(Language):
 
     def clock(self, hour: int, minute: int) -> str:
         """Return "ten oh five"."""
+        if not hour and not minute:
+            return "midnight"
         if not minute:
             return f"{self.cardinal(hour)} o'clock" if 1 <= hour <= 12 else f"{self.cardinal(hour)} hundred hours"
         return f"{self.cardinal(hour)} {'oh ' if minute < 10 else ''}{self.cardinal(minute)}"

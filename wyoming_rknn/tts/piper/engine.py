@@ -131,15 +131,19 @@ class PiperEngine:
         voice: PiperVoice
         try:
             parts = load_parts(manifest.files, self._settings.cache)
-            if parts.hop != config.hop:
+        except GraphNotSplittable as error:
+            if "graph" not in manifest.files:
+                raise
+            _LOGGER.info("voice %s cannot be cut (%s): each sentence is spoken in one go", manifest.name, error)
+            voice = WholeVoice(manifest.files["graph"], config.rate_hz, load)
+        else:
+            # A decoder that is not understood tells nothing of its hop.
+            if parts.hop not in (0, config.hop):
                 raise ModelInvalid(
                     f"{manifest.files['config'].name} says {config.hop} samples per frame, the graph makes "
                     f"{parts.hop}; take the config that belongs to the voice"
                 )
-            voice = CutVoice(parts, config.rate_hz, load)
-        except GraphNotSplittable as error:
-            _LOGGER.info("voice %s cannot be cut (%s): each sentence is spoken in one go", manifest.name, error)
-            voice = WholeVoice(manifest.files["graph"], config.rate_hz, load)
+            voice = CutVoice(parts, config.hop, config.rate_hz, load)
         return _Loaded(config, voice)
 
     def _scan(self) -> Sequence[Manifest]:

@@ -61,8 +61,9 @@ class PiperVoice(Protocol):
 class CutVoice:
     """A voice whose decoder, and flow where it is apart, run in windows."""
 
-    def __init__(self, parts: VoiceParts, rate_hz: int, load: Loader) -> None:
+    def __init__(self, parts: VoiceParts, hop: int, rate_hz: int, load: Loader) -> None:
         self._parts = parts
+        self._hop = hop
         self._rate_hz = rate_hz
         sources = [parts.encoder, parts.decoder.graph, *([parts.flow.graph] if parts.flow else [])]
         # ONNX Runtime optimises a graph on one core while it loads.
@@ -98,19 +99,19 @@ class CutUtterance:
     @property
     def seconds(self) -> float:
         """Return the sentence's duration."""
-        seconds: float = self._frames * self._voice._parts.hop / self._voice._rate_hz
+        seconds: float = self._frames * self._voice._hop / self._voice._rate_hz
         return seconds
 
     def pieces(self, growth: Growth) -> Iterator[Piece]:
         """Yield the sentence's windows; to be computed in order, since each continues the flow of the one before."""
-        hop_s = self._voice._parts.hop / self._voice._rate_hz
+        hop_s = self._voice._hop / self._voice._rate_hz
         for window in plan(self._frames, self._voice._parts.decoder.context_frames, growth):
             yield Piece(window.begin * hop_s, lambda window=window: self._decode(window))  # type: ignore[misc]
 
     def _decode(self, window: Window) -> Waveform:
         """Return the audio of a window's kept frames, float32 [frames * hop]."""
         self._extend_flow(window.fed_end)
-        hop = self._voice._parts.hop
+        hop = self._voice._hop
         fed = self._z[:, :, window.fed_begin : window.fed_end]
         samples = self._run(self._voice._decoder, self._voice._parts.decoder, fed).reshape(-1)
         if samples.size != fed.shape[-1] * hop:

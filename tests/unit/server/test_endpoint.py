@@ -1,0 +1,192 @@
+import os
+import socket
+import stat
+
+import pytest
+
+from wyoming_rknn.errors import UsageError
+from wyoming_rknn.server.endpoint import Endpoint, bind
+
+
+@pytest.fixture
+def listen():
+    """Bind, and close what was bound."""
+    sockets = []
+
+    def listen(uri):
+        bound = bind(Endpoint.parse(uri))
+        sockets.extend(bound)
+        return bound
+
+    yield listen
+    for each in sockets:
+        each.close()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def answers(*address):
+    with socket.create_connection(address, 5):
+        return True
+
+
+has_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+
+
+@pytest.mark.parametrize(
+    ("uri", "scheme", "host", "port", "path"),
+    [
+        ("tcp://0.0.0.0:10800", "tcp", "0.0.0.0", 10800, "."),
+        ("tcp://[::]:10800", "tcp", "::", 10800, "."),
+        ("tcp://[fe80::1]:1", "tcp", "fe80::1", 1, "."),
+        ("tcp://speech.local:10800/", "tcp", "speech.local", 10800, "."),
+        ("TCP://Speech:65535", "tcp", "speech", 65535, "."),
+        ("tcp://:10800", "tcp", "", 10800, "."),
+        ("tcp://*:0", "tcp", "*", 0, "."),
+        ("unix:///run/speech.sock", "unix", "", 0, "/run/speech.sock"),
+        ("unix://speech.sock", "unix", "", 0, "speech.sock"),
+        ("unix:///run/a b#c?d%20.sock", "unix", "", 0, "/run/a b#c?d%20.sock"),
+        ("stdio://", "stdio", "", 0, "."),
+    ],
+)
+def test_addresses_are_read(uri, scheme, host, port, path):
+    endpoint = Endpoint.parse(uri)
+    assert (endpoint.scheme, endpoint.host, endpoint.port, str(endpoint.path)) == (scheme, host, port, path)
+    assert Endpoint.parse(str(endpoint)) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("", "write tcp://HOST:PORT, unix:///path or stdio://"),
+        ("10800", "write tcp://HOST:PORT"),
+        ("localhost:10800", "write tcp://HOST:PORT"),
+        ("http://localhost:10800", "write tcp://HOST:PORT"),
+        ("tcp://localhost", "has no valid port"),
+        ("tcp://localhost:", "has no valid port"),
+        ("tcp://localhost:speech", "has no valid port"),
+        ("tcp://localhost:65536", "has no valid port"),
+        ("tcp://localhost:-1", "has no valid port"),
+        ("tcp://::1:10800", "has no valid port"),
+        ("tcp://[::1", "has no valid port"),
+        ("tcp://", "has no valid port"),
+        ("unix://", "write unix:///path/to/socket"),
+    ],
+)
+def test_what_is_no_address_is_wrong_use(uri, advice):
+    with pytest.raises(UsageError) as raised:
+        Endpoint.parse(uri)
+    assert advice in str(raised.value)
+    assert repr(uri) in str(raised.value)
+
+
+def test_ipv4(listen):
+    (listener,) = listen("tcp://127.0.0.1:0")
+    assert listener.family == socket.AF_INET
+    assert answers("127.0.0.1", listener.getsockname()[1])
+
+
+@has_ipv6
+@pytest.mark.parametrize("host", ["[::]", "", "*"])
+def test_all_addresses_of_both_kinds(listen, host):
+    (listener,) = listen(f"tcp://{host}:0")
+    port = listener.getsockname()[1]
+    assert answers("127.0.0.1", port)
+    assert answers("::1", port)
+
+
+@has_ipv6
+def test_one_ipv6_address(listen):
+    (listener,) = listen("tcp://[::1]:0")
+    assert answers("::1", listener.getsockname()[1])
+    with pytest.raises(OSError):
+        answers("127.0.0.1", listener.getsockname()[1])
+
+
+def test_without_ipv6_all_addresses_are_those_of_ipv4(listen, monkeypatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    (listener,) = listen("tcp://[::]:0")
+    assert listener.family == socket.AF_INET
+    assert answers("127.0.0.1", listener.getsockname()[1])
+
+
+def test_all_addresses_of_a_name_share_a_port(listen):
+    listeners = listen("tcp://localhost:0")
+    expected = {(info[0], info[4][0]) for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+    assert {(each.family, each.getsockname()[0]) for each in listeners} == expected
+    assert len({each.getsockname()[1] for each in listeners}) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", ""])
+def test_a_port_in_use_is_told(listen, host):
+    port = listen("tcp://127.0.0.1:0")[0].getsockname()[1]
+    with pytest.raises(UsageError, match=rf"cannot listen on tcp://{host}:{port}: .*in use.*; choose another .*--uri"):
+        bind(Endpoint.parse(f"tcp://{host}:{port}"))
+
+
+@pytest.mark.parametrize("uri", ["tcp://no-such-host.invalid:1", "tcp://192.0.2.1:1"])
+def test_an_address_that_is_not_ours_is_told(uri):
+    with pytest.raises(UsageError, match=f"cannot listen on {uri}: .*; choose another"):
+        bind(Endpoint.parse(uri))
+
+
+def test_a_restarted_server_gets_its_port_back(listen):
+    port = free_port()
+    (listener,) = listen(f"tcp://127.0.0.1:{port}")
+    client = socket.create_connection(("127.0.0.1", port), 5)
+    served, _ = listener.accept()
+    served.close()
+    listener.close()
+    assert listen(f"tcp://127.0.0.1:{port}")
+    client.close()
+
+
+@pytest.fixture
+def socket_path(tmp_path, monkeypatch):
+    # A path longer than some hundred characters cannot be bound.
+    monkeypatch.chdir(tmp_path)
+    return tmp_path.relative_to(tmp_path) / "s.sock"
+
+
+def connects(path):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(path))
+    return True
+
+
+def test_a_unix_socket(listen, socket_path):
+    listen(f"unix://{socket_path}")
+    assert stat.S_ISSOCK(socket_path.stat().st_mode)
+    assert connects(socket_path)
+
+
+def test_a_dead_servers_socket_is_replaced(listen, socket_path):
+    (dead,) = listen(f"unix://{socket_path}")
+    dead.close()
+    with pytest.raises(ConnectionRefusedError):
+        connects(socket_path)
+    listen(f"unix://{socket_path}")
+    assert connects(socket_path)
+
+
+def test_a_live_servers_socket_is_left_alone(listen, socket_path):
+    listen(f"unix://{socket_path}")
+    with pytest.raises(UsageError, match="Address already in use; choose another"):
+        listen(f"unix://{socket_path}")
+    assert connects(socket_path)
+
+
+def test_a_file_is_no_dead_socket(listen, socket_path):
+    socket_path.write_text("precious")
+    with pytest.raises(UsageError, match="Address already in use"):
+        listen(f"unix://{socket_path}")
+    assert socket_path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["missing/s.sock", "x" * 200])
+def test_a_socket_that_cannot_be_made_is_told(socket_path, path):
+    with pytest.raises(UsageError, match="cannot listen on unix://.*: .*; choose another address"):
+        bind(Endpoint.parse(f"unix://{path}"))

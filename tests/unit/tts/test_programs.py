@@ -1,0 +1,276 @@
+import importlib.metadata
+import logging
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from wyoming_rknn.errors import ProgramNotFound, UsageError, VoiceNotFound
+from wyoming_rknn.settings import Settings
+from wyoming_rknn.tts import programs
+from wyoming_rknn.tts.engine import Voice
+from wyoming_rknn.tts.programs import Programs, Wanted
+
+
+class Engine:
+    description = "for tests"
+
+    def __init__(self, name, *voices):
+        self.name = name
+        self.found = list(voices)
+        self.closed = False
+
+    def voices(self):
+        return self.found
+
+    def close(self):
+        self.closed = True
+
+
+def voice(name, *languages, speakers=()):
+    return Voice(name, languages, name, 22050, tuple(speakers))
+
+
+AMY = voice("en_US-amy-medium", "en-US", "en")
+ALAN = voice("en_GB-alan-low", "en-GB", "en")
+THORSTEN = voice("de_DE-thorsten-high", "de-DE", "de", speakers=("Neutral", "wütend", "amüsiert"))
+ROBOT_EN, ROBOT_DE, ROBOT_FR = voice("espeak-en-us", "en-US", "en"), voice("espeak-de", "de"), voice("espeak-fr", "fr-FR")
+
+
+@pytest.fixture
+def piper():
+    return Engine("piper", ALAN, THORSTEN, AMY)
+
+
+@pytest.fixture
+def espeak():
+    return Engine("espeak-ng", ROBOT_DE, ROBOT_EN, ROBOT_FR)
+
+
+@pytest.fixture
+def serve(piper, espeak):
+    def serve(**settings):
+        return Programs([piper, espeak], Settings(**settings))
+
+    return serve
+
+
+def names(offered):
+    return [engine.name for engine, _ in offered]
+
+
+def test_programs_are_offered_in_order_and_the_default_first(serve):
+    assert names(serve().offered()) == ["piper", "espeak-ng"]
+    assert names(serve(tts_engine="espeak-ng").offered()) == ["espeak-ng", "piper"]
+
+
+def test_a_program_without_voices_is_not_offered(serve, piper):
+    found = serve()
+    piper.found.clear()
+    assert names(found.offered()) == ["espeak-ng"]
+    assert found.choose(Wanted()).voice is ROBOT_EN
+    piper.found.append(AMY)
+    assert found.choose(Wanted()).voice is AMY
+
+
+def test_an_unknown_default_program_is_wrong_use(serve):
+    with pytest.raises(UsageError, match="--tts-engine 'pipr' is not installed; did you mean piper"):
+        serve(tts_engine="pipr")
+
+
+def test_an_unknown_program_is_refused_with_close_names(serve):
+    serve().check("piper")
+    assert serve().has("piper")
+    assert not serve().has("pipper")
+    with pytest.raises(ProgramNotFound, match="'pipper' is not served here; did you mean piper"):
+        serve().check("pipper")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Wanted("de_DE-thorsten-high"), THORSTEN),
+        (Wanted("DE-de_Thorsten High"), THORSTEN),
+        (Wanted("espeak-de"), ROBOT_DE),
+        (Wanted("ESPEAK_DE", "en"), ROBOT_DE),
+        (Wanted(language="en-GB"), ALAN),
+        (Wanted(language="en_gb"), ALAN),
+        (Wanted(language="de"), THORSTEN),
+        (Wanted(language="de-CH"), THORSTEN),
+        (Wanted(language="fr-CA"), ROBOT_FR),
+        (Wanted(language="fr"), ROBOT_FR),
+        (Wanted(language="EN"), AMY),
+        (Wanted(), AMY),
+        (Wanted("", "", ""), AMY),
+    ],
+)
+def test_a_request_gets_the_voice_it_means(serve, wanted, expected):
+    assert serve().choose(wanted).voice is expected
+
+
+def test_an_exact_name_beats_one_that_looks_alike(piper, espeak):
+    alike = voice("espeak_de", "de")
+    piper.found.append(alike)
+    found = Programs([piper, espeak], Settings())
+    assert found.choose(Wanted("espeak-de")).voice is ROBOT_DE
+    assert found.choose(Wanted("espeak_de")).voice is alike
+
+
+def test_the_default_voice_is_the_settings(serve):
+    assert serve(voice="alan").choose(Wanted()).voice is AMY
+    assert serve(voice="en_GB-alan-low").choose(Wanted()).voice is ALAN
+    assert serve(voice="EN-gb-alan_low").choose(Wanted()).voice is ALAN
+    assert serve(voice="espeak-fr").choose(Wanted()).voice is ROBOT_FR
+    assert serve(language="de").choose(Wanted()).voice is THORSTEN
+    assert serve(tts_engine="espeak-ng").choose(Wanted()).voice is ROBOT_EN
+    assert serve(tts_engine="espeak-ng", language="fr").choose(Wanted()).voice is ROBOT_FR
+
+
+def test_a_default_voice_speaks_its_languages(serve):
+    found = serve(voice="en_GB-alan-low")
+    assert found.choose(Wanted(language="en")).voice is ALAN
+    assert found.choose(Wanted(language="en-US")).voice is AMY
+    assert found.choose(Wanted(language="de")).voice is THORSTEN
+
+
+def test_a_default_voice_that_is_not_installed_is_logged_with_close_names(serve, caplog):
+    assert serve(voice="en_US-any-medium").choose(Wanted()).voice is AMY
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "did you mean en_US-amy-medium" in caplog.text
+
+
+def test_a_selected_program_goes_first_but_others_are_found_too(serve):
+    found = serve(voice="en_GB-alan-low")
+    assert found.choose(Wanted(), "espeak-ng").voice is ROBOT_EN
+    assert found.choose(Wanted(language="de"), "espeak-ng").voice is ROBOT_DE
+    assert found.choose(Wanted("en_US-amy-medium"), "espeak-ng").voice is AMY
+    assert found.choose(Wanted(), "piper").voice is ALAN
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted("en_US-army-medium"), "voice 'en_US-army-medium' is not installed; did you mean en_US-amy-medium"),
+        (Wanted(language="xx"), "voice 'xx' is not installed"),
+        (Wanted("amy", "en"), "voice 'amy' is not installed"),
+        (Wanted("en_US-amy-medium#nobody"), "is not installed"),
+    ],
+)
+def test_an_unknown_voice_is_refused_with_close_names(serve, wanted, message):
+    with pytest.raises(VoiceNotFound, match=message):
+        serve().choose(wanted)
+
+
+def test_an_unknown_voice_may_fall_back(serve, caplog):
+    choice = serve(fallback_voice=True).choose(Wanted("nobody", speaker="x"))
+    assert (choice.voice, choice.speaker) == (AMY, None)
+    assert "voice 'nobody' is not installed; en_US-amy-medium speaks instead" in caplog.text
+
+
+def test_without_any_voice_a_request_is_refused(piper, espeak):
+    found = Programs([piper, espeak], Settings(fallback_voice=True))
+    piper.found.clear()
+    espeak.found.clear()
+    for wanted in (Wanted(), Wanted("a"), Wanted(language="en")):
+        with pytest.raises(VoiceNotFound):
+            found.choose(wanted)
+    assert Programs([], Settings()).offered() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "speaker", "expected"),
+    [
+        ("de_DE-thorsten-high", "wütend", "wütend"),
+        ("de_DE-thorsten-high", "WÜTEND", "wütend"),
+        ("de_DE-thorsten-high", "2", "amüsiert"),
+        ("de_DE-thorsten-high", "", None),
+        ("de_DE-thorsten-high", None, None),
+        ("de_DE-thorsten-high#wütend", None, "wütend"),
+        ("de-de-thorsten-high#0", None, "Neutral"),
+        ("de_DE-thorsten-high#wütend", "Neutral", "Neutral"),
+    ],
+)
+def test_speakers_by_name_number_or_as_part_of_the_voice(serve, name, speaker, expected):
+    choice = serve().choose(Wanted(name, speaker=speaker))
+    assert (choice.voice, choice.speaker) == (THORSTEN, expected)
+
+
+@pytest.mark.parametrize("speaker", ["müde", "3", "-1", "²"])
+def test_an_unknown_speaker_is_logged_and_the_default_speaks(serve, caplog, speaker):
+    choice = serve().choose(Wanted("de_DE-thorsten-high", speaker=speaker))
+    assert (choice.voice, choice.speaker) == (THORSTEN, None)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_speaker_counts_for_a_language_too(serve):
+    assert serve().choose(Wanted(language="de", speaker="1")).speaker == "wütend"
+
+
+def test_the_default_voice_may_be_a_speaker(serve):
+    found = serve(voice="de_DE-thorsten-high#amüsiert")
+    for wanted in (Wanted(), Wanted(language="de"), Wanted(speaker="nobody")):
+        assert (found.choose(wanted).voice, found.choose(wanted).speaker) == (THORSTEN, "amüsiert")
+    assert found.choose(Wanted(speaker="wütend")).speaker == "wütend"
+    assert found.choose(Wanted(language="en")).speaker is None
+
+
+def test_a_selected_program_without_a_voice_is_passed_over(serve, espeak):
+    espeak.found.clear()
+    assert serve(voice="en_GB-alan-low").choose(Wanted(), "espeak-ng").voice is ALAN
+    assert serve().choose(Wanted(), "espeak-ng").voice is AMY
+
+
+def test_closing_closes_all(serve, piper, espeak):
+    serve().close()
+    assert piper.closed
+    assert espeak.closed
+
+
+def install(monkeypatch, **factories):
+    for name, factory in factories.items():
+        monkeypatch.setattr(f"{__name__}.{name}", factory, raising=False)
+    points = tuple(EntryPoint(name.replace("_", "-"), f"plug_ins:{name}", programs.ENTRY_POINTS) for name in factories)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: factories[self.name.replace("-", "_")])
+
+    def entry_points(*, group):
+        assert group == programs.ENTRY_POINTS
+        return points
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+
+
+def test_built_in_programs_come_first_and_plug_ins_after_them(monkeypatch):
+    settings = Settings()
+
+    def factory(name):
+        def create(given, **resources):
+            assert given is settings
+            assert resources == {"shelf": 1}
+            return Engine(name, voice(name, "en"))
+
+        return create
+
+    install(
+        monkeypatch, another=factory("another"), espeak_ng=factory("espeak-ng"), piper=factory("piper"), abc=factory("abc")
+    )
+    assert names(programs.load(settings, shelf=1).offered()) == ["piper", "espeak-ng", "abc", "another"]
+
+
+def test_a_broken_plug_in_is_left_out_with_one_warning(monkeypatch, caplog):
+    def broken(settings):
+        raise ImportError("no module named such")
+
+    install(monkeypatch, broken=broken, piper=lambda settings: Engine("piper", AMY))
+    assert names(programs.load(Settings()).offered()) == ["piper"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "text-to-speech engine broken cannot be used: ImportError: no module named such"
+    ]
+
+
+def test_a_programs_own_name_is_that_of_its_entry_point():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name, target in project["entry-points"][programs.ENTRY_POINTS].items():
+        engine = EntryPoint(name, target, programs.ENTRY_POINTS).load()(Settings())
+        assert engine.name == name
+        engine.close()
