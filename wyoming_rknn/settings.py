@@ -51,7 +51,7 @@ class Settings:
     sentence_silence: float = _setting("seconds of silence between sentences", metavar="SECONDS", default=0.2)
     first_window: int = _setting("decoder frames in the first sound of a reply, 8 to 64", metavar="FRAMES", default=16)
     window_growth: float = _setting("factor from one decoder window to the next, 1 to 4", metavar="X", default=2.0)
-    max_window: int = _setting("most decoder frames in one window, 16 to 1024", metavar="FRAMES", default=128)
+    max_window: int = _setting("most decoder frames in one window, 16 to 1024", metavar="FRAMES", default=192)
     fallback_voice: bool = _setting("speak with the default voice when a voice is unknown", default=False)
 
     runtime: str = _setting("what computes graphs", choices=("auto", "onnx"), default="auto")
@@ -176,12 +176,13 @@ def _kind(spec: "Field[Any]") -> tuple[Callable[[str], Any], bool]:
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Read `WYOMING_RKNN_<OPTION>`, or the file that `WYOMING_RKNN_<OPTION>_FILE` names.
 
-    Raises `UsageError` for a variable that belongs to no setting or a file that cannot be read.
+    An empty variable counts as unset: compose files pass on what they were not given. Raises `UsageError` for a
+    variable that belongs to no setting, a setting given both ways, and a file that cannot be read.
     """
     known = {spec.name for spec in fields(Settings)}
     found: dict[str, Any] = {}
     for variable, value in environment.items():
-        if not variable.startswith(ENV_PREFIX):
+        if not variable.startswith(ENV_PREFIX) or not value:
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name in RESERVED_VARIABLES:
@@ -191,6 +192,9 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             value = _read(Path(value), variable).strip()
         elif name not in known:
             raise UsageError(f"unknown variable {variable}{did_you_mean(name, known)}")
+        if name in found:
+            both = f"{ENV_PREFIX}{name.upper()}"
+            raise UsageError(f"both {both} and {both}{ENV_FILE_SUFFIX} are set; remove one of them")
         found[name] = value
     return found
 

@@ -25,10 +25,12 @@ from pathlib import Path
 
 PEER = "wyoming-piper==2.5.2"
 LONG_S, SHORT_S, BURST_S = 10.0, 1.5, 5.0
-WORDS = (
-    "the morning starts with fog in the valleys later the sun comes through and in the afternoon it gets warm with up to "
-    "twenty degrees before the first clouds arrive from the west while in the evening some rain is likely near the coast"
-).split()
+TEXT = (
+    "the morning starts with fog in the valleys later the sun comes through and in the afternoon it gets warm with up "
+    "to twenty degrees before the first clouds arrive from the west while in the evening some rain is likely"
+)
+SETTLE_S = 0.3
+"""Between requests: the peer's threads spin on both cores for a while after an answer."""
 
 
 @dataclass
@@ -112,9 +114,10 @@ def describe_while_speaking(port: int, text: str, voice: str) -> float:
 
 def text_of(seconds: float, port: int, voice: str) -> str:
     """Return a sentence whose audio is about as long as asked for."""
+    words = TEXT.split()
     count = 3
     while True:
-        text = " ".join(WORDS[index % len(WORDS)] for index in range(count)).capitalize() + "."
+        text = " ".join(words[index % len(words)] for index in range(count)).capitalize() + "."
         if (audio_s := speak(port, text, voice).audio_s) >= seconds * 0.97:
             return text
         count = max(count + 1, int(count * min(1.5, 0.97 * seconds / audio_s)))
@@ -216,7 +219,9 @@ def measure(servers: tuple[Server, Server], voice: str, rounds: int, count: int)
     for index in range(rounds):
         for server in servers if index % 2 else reversed(servers):
             for label, text in texts.items():
+                time.sleep(SETTLE_S)
                 replies.setdefault((server.name, label), []).append(speak(server.port, text, voice))
+            time.sleep(SETTLE_S)
             slowest[server.name].append(describe_while_speaking(server.port, texts["10 s"], voice))
     memory = {server.name: server.resident_mb for server in servers}
     results: dict[str, dict[str, float]] = {}

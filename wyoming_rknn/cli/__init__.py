@@ -1,7 +1,6 @@
 """The command line: one module per verb."""
 
 import argparse
-import contextlib
 import importlib
 import logging
 import os
@@ -12,6 +11,7 @@ from typing import Protocol, cast
 from wyoming_rknn import __version__
 from wyoming_rknn.errors import Cancelled, SpeechServerError, UsageError
 
+_LOGGER = logging.getLogger(__name__)
 _VERBS = ("serve", "say", "models", "bench", "health")
 
 
@@ -39,23 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments: argparse.Namespace | None = None
     try:
         parser, verbs = _parser()
         arguments = parser.parse_args(argv)
-        return verbs[arguments.verb].run(arguments)
+        code = verbs[arguments.verb].run(arguments)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # A reader that goes away, as in `say | head`, is no failure of ours. SIGPIPE stays ignored all the same: it
         # would end the server with the first client that hangs up.
         return 0
     except SpeechServerError as error:
-        _trace(arguments, error)
+        _LOGGER.debug("failed", exc_info=error)
         print(f"wyoming-rknn: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except (KeyboardInterrupt, Cancelled):
         return 130
     except Exception as error:
-        _trace(arguments, error)
+        _LOGGER.debug("failed", exc_info=error)
         print(f"wyoming-rknn: {type(error).__name__}: {error}; --log-level debug shows where", file=sys.stderr)
         return 1
 
@@ -71,10 +72,3 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
         verbs[name] = verb = cast(Verb, importlib.import_module(f"wyoming_rknn.cli.{name}"))
         verb.add_arguments(subparsers.add_parser(name, help=verb.HELP, description=verb.HELP))
     return parser, verbs
-
-
-def _trace(arguments: argparse.Namespace | None, error: Exception) -> None:
-    level = getattr(arguments, "log_level", None) or os.environ.get("WYOMING_RKNN_LOG_LEVEL", "")
-    if level.lower() == "debug":
-        with contextlib.suppress(Exception):
-            logging.getLogger(__name__).debug("failed", exc_info=error)

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Imported without the wyoming package: a probe runs every few seconds on a small board.
     from wyoming_rknn.server.endpoint import Endpoint
 
-    configured = os.environ.get(f"{ENV_PREFIX}URI", "").split()
+    configured = [uri for name in ("URI", "TTS_URI") for uri in os.environ.get(ENV_PREFIX + name, "").split()]
     uri = arguments.uri or next((uri for uri in configured if not uri.startswith("stdio")), DEFAULT_URI)
     endpoint = Endpoint.parse(uri)
     if endpoint.scheme == "stdio":
@@ -48,8 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _connect(scheme: str, host: str, port: int, path: str) -> socket.socket:
     if scheme == "unix":
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_TIMEOUT_S)
-        connection.connect(path)
+        try:
+            connection.settimeout(_TIMEOUT_S)
+            connection.connect(path)
+        except OSError:
+            connection.close()
+            raise
         return connection
     loopback = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}
     return socket.create_connection((loopback.get(host, host), port), _TIMEOUT_S)

@@ -11,8 +11,7 @@ from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
 
 HELP = "serve text-to-speech to Home Assistant"
-
-_LOGGER = logging.getLogger(__name__)
+_SWITCH_S = 0.001
 _BUSY_DEVICES_S = 0.3
 """How long running computations may take to finish once the server has stopped."""
 
@@ -32,18 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
     from wyoming_rknn.server.service import Service
     from wyoming_rknn.tts import programs
 
+    # A device's result must not wait 5 ms, Python's default, for a thread that is busy with text or JSON.
+    sys.setswitchinterval(_SWITCH_S)
     scheduler = Scheduler()
     service = Service(settings, scheduler, programs.load(settings))
 
     def preload() -> None:
         threading.Thread(target=prepare_default_voice, args=(service,), name="preload", daemon=True).start()
 
-    asyncio.run(Server(service).run(ready=preload))
-    if not scheduler.close(_BUSY_DEVICES_S):
-        # A computation cannot be interrupted, and taking the interpreter away under it would crash.
-        _LOGGER.debug("leaving a computation unfinished")
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
-    service.tts.close()
-    return 0
+    runner = asyncio.Runner()
+    try:
+        runner.run(Server(service).run(ready=preload))
+    except BaseException:
+        runner.close()
+        raise
+    scheduler.close(_BUSY_DEVICES_S)
+    # Threads that compute or load a voice cannot be interrupted. Waiting for them would hold up the exit, taking the
+    # interpreter away under them would crash: so neither the event loop's threads nor the interpreter are wound up.
+    logging.shutdown()
+    os._exit(0)

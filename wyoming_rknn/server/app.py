@@ -5,10 +5,11 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wyoming_rknn.errors import Busy, SpeechServerError
+from wyoming_rknn.errors import Busy, Cancelled, SpeechServerError
 from wyoming_rknn.server.connection import Connection, ConnectionLimits, Disconnected, EventFamily
 from wyoming_rknn.server.describe import DescribeEvents
 from wyoming_rknn.server.discovery import Announcement, Announcer
@@ -19,12 +20,15 @@ from wyoming_rknn.server.service import Service
 from wyoming_rknn.server.stdio import open_stdio
 from wyoming_rknn.server.tts import TtsEvents
 from wyoming_rknn.settings import DEFAULT_URI, Settings
+from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
 from wyoming_rknn.tts.programs import Wanted
 
 _LOGGER = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 1.0
 """How long clients may take to receive what is under way when the server stops."""
+_WARM_UP = "1 2 3 4 5 6 7 8 9 10."
+"""Speakable in every language, and a few seconds long."""
 
 
 class Server:
@@ -39,6 +43,7 @@ class Server:
         self._unix: list[Endpoint] = []
         self._announcer: Announcer | None = None
         self._stdio: asyncio.Task[None] | None = None
+        self._copier: threading.Thread | None = None
         self._count = 0
         self.addresses: list[str] = []
         """Where the server listens, as URIs with the real port numbers."""
@@ -67,7 +72,7 @@ class Server:
         announcements: list[tuple[Kind, str, int]] = []
         for kind, endpoint in _endpoints(self._settings):
             if endpoint.scheme == "stdio":
-                reader, writer = await open_stdio(self._limits.frames.header_bytes)
+                reader, writer, self._copier = await open_stdio(self._limits.frames.header_bytes)
                 self._stdio = asyncio.create_task(self._serve(reader, writer), name="stdio")
                 self.addresses.append(str(endpoint))
                 continue
@@ -101,6 +106,8 @@ class Server:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections.values(), timeout=_SHUTDOWN_S / 2)
+        if self._copier is not None:
+            await asyncio.to_thread(self._copier.join, _SHUTDOWN_S)
         for endpoint in self._unix:
             endpoint.path.unlink(missing_ok=True)
 
@@ -118,21 +125,29 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count += 1
         connection = Connection(reader, writer, self._limits, f"client {self._count}", self._families)
-        if len(self._connections) >= self._settings.max_connections:
-            error = Busy(f"{len(self._connections)} clients are connected, as many as --max-connections allows")
-            with contextlib.suppress(Disconnected):
-                await connection.report(error)
-            await connection.close()
-            return
+        try:
+            if len(self._connections) >= self._settings.max_connections:
+                await self._refuse(connection)
+            else:
+                await self._run(connection)
+        except asyncio.CancelledError:
+            # Streams of Python 3.11 and 3.12 log a cancelled task as an error.
+            _LOGGER.debug("%s: cut off", connection.name)
+
+    async def _run(self, connection: Connection) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
         try:
             await connection.run()
-        except asyncio.CancelledError:
-            _LOGGER.debug("%s: cut off", connection.name)
         finally:
             del self._connections[connection]
+
+    async def _refuse(self, connection: Connection) -> None:
+        error = Busy(f"{len(self._connections)} clients are connected, as many as --max-connections allows")
+        with contextlib.suppress(Disconnected):
+            await connection.report(error)
+        await connection.close()
 
     def _families(self, connection: Connection) -> Sequence[EventFamily]:
         tts = TtsEvents(connection, self._service)
@@ -149,15 +164,28 @@ class Server:
 
 
 def prepare_default_voice(service: Service) -> None:
-    """Load the voice that speaks when none is named, so that the first reply is as quick as all others. Blocks."""
+    """Load and warm up the voice that speaks when none is named, so that the first reply is as quick as all others.
+
+    Blocks. What goes wrong is logged: requests will report it again, and other voices may still speak.
+    """
+    stream = service.scheduler.stream()
     try:
         choice = service.tts.choose(Wanted())
         choice.engine.prepare(choice.voice.name)
         _LOGGER.info("%s speaks by default (%s)", choice.voice.name, choice.engine.name)
+        # The first run of a graph allocates, the first sentence of a language loads its tables.
+        feed = TextFeed(choice.voice.language)
+        feed.write(_WARM_UP)
+        feed.end()
+        for _ in Narrator(choice.engine, choice.voice, Manner(), stream).narrate(feed):
+            pass
+    except Cancelled:
+        _LOGGER.debug("warm-up given up")
     except Exception as error:
-        # Requests will report it again; a service without this voice still serves the others.
         reason = str(error) if isinstance(error, SpeechServerError) else f"{type(error).__name__}: {error}"
         _LOGGER.warning("the default voice cannot be loaded: %s", reason)
+    finally:
+        stream.cancel()
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:

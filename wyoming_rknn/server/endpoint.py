@@ -63,7 +63,12 @@ def bind(endpoint: Endpoint) -> list[socket.socket]:
     try:
         if endpoint.scheme == "unix":
             return [_bind_unix(endpoint.path)]
-        return _bind_tcp(endpoint.host, endpoint.port)
+        listeners = _bind_tcp(endpoint.host, endpoint.port)
+        for listener in listeners:
+            # Connections inherit it. asyncio sets it only on sockets that name their protocol, which these do not;
+            # without it small events wait 40 ms for the peer's delayed acknowledgement.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listeners
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot listen on {endpoint}: {reason}; choose another address with --uri") from None

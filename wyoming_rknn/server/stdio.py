@@ -9,8 +9,8 @@ import threading
 _CHUNK = 65536
 
 
-async def open_stdio(limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return streams on the process's stdin and stdout.
+async def open_stdio(limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, threading.Thread | None]:
+    """Return streams on the process's stdin and stdout, and a thread that ends once everything is written, if any.
 
     From here on whatever prints goes to stderr: stdout carries protocol bytes only. Files, which an event loop cannot
     wait for, are copied through a pipe.
@@ -23,15 +23,16 @@ async def open_stdio(limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     os.close(nothing)
     if not _can_be_awaited(incoming):
         incoming = _copied_from(incoming)
+    copier: threading.Thread | None = None
     if not _can_be_awaited(outgoing):
-        outgoing = _copied_to(outgoing)
+        outgoing, copier = _copied_to(outgoing)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=limit)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(incoming, "rb", 0))
     transport, protocol = await loop.connect_write_pipe(
         lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(outgoing, "wb", 0)
     )
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop), copier
 
 
 def _can_be_awaited(descriptor: int) -> bool:
@@ -45,11 +46,11 @@ def _copied_from(source: int) -> int:
     return receive
 
 
-def _copied_to(target: int) -> int:
+def _copied_to(target: int) -> tuple[int, threading.Thread]:
     receive, send = os.pipe()
-    # Not a daemon: the last bytes are to reach the file before the process ends.
-    threading.Thread(target=_copy, args=(receive, target), name="stdout", daemon=False).start()
-    return send
+    copier = threading.Thread(target=_copy, args=(receive, target), name="stdout", daemon=True)
+    copier.start()
+    return send, copier
 
 
 def _copy(source: int, target: int) -> None:

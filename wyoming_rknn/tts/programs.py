@@ -41,6 +41,7 @@ class Programs:
     def __init__(self, engines: Sequence[TtsEngine], settings: Settings) -> None:
         self._engines = tuple(engines)
         self._settings = settings
+        self._missed_default = False
         if settings.tts_engine and settings.tts_engine not in self._names():
             raise UsageError(
                 f"--tts-engine {settings.tts_engine!r} is not installed"
@@ -73,17 +74,16 @@ class Programs:
         voices = [(engine, voice) for engine, these in offered for voice in these]
         if not voices:
             raise VoiceNotFound(wanted.name or wanted.language or "default", ())
-        default = self._default(voices, program)
         if wanted.name:
             found = _by_name(voices, wanted.name)
             if found is None and self._settings.fallback_voice:
-                _LOGGER.warning("voice %r is not installed; %s speaks instead", wanted.name, default[1].name)
-                found = default
+                found = self._default(voices, program)
+                _LOGGER.warning("voice %r is not installed; %s speaks instead", wanted.name, found[1].name)
             if found is None:
                 raise VoiceNotFound(wanted.name, (voice.name for _, voice in voices))
             engine, voice, speaker = found
             return Choice(engine, voice, _known_speaker(voice, wanted.speaker) or speaker)
-        engine, voice, speaker = default
+        engine, voice, speaker = self._default(voices, program)
         if wanted.language:
             chosen = _by_language([(engine, voice), *voices], wanted.language)
             if chosen is None:
@@ -106,7 +106,10 @@ class Programs:
         if found is not None and (found[0].name == program or voices[0][0].name != program):
             return found
         if settings.voice and found is None:
-            _LOGGER.warning(
+            # Every request that names no voice comes here.
+            level, self._missed_default = logging.DEBUG if self._missed_default else logging.WARNING, True
+            _LOGGER.log(
+                level,
                 "--voice %r is not installed%s; another one speaks",
                 settings.voice,
                 did_you_mean(settings.voice, (voice.name for _, voice in voices)),
@@ -125,6 +128,8 @@ def load(settings: Settings, **resources: Any) -> Programs:  # noqa: ANN401 - ha
 
 def _create(settings: Settings, resources: dict[str, Any]) -> Iterator[TtsEngine]:
     found = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if not found:
+        _LOGGER.warning("no text-to-speech engine is registered; install the package with pip")
     for name in sorted(found, key=lambda name: (name not in _BUILT_IN_ORDER, *_rank(name))):
         try:
             yield found[name].load()(settings, **resources)

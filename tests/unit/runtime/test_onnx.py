@@ -86,7 +86,7 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path, content, capfd):
     with pytest.raises(ModelInvalid, match=r"^broken\.onnx is not an ONNX model") as raised:
         onnx.load(tmp_path / "broken.onnx", threads=1)
     assert "\n" not in str(raised.value)
-    with pytest.raises(ModelInvalid, match="^the graph is not an ONNX model"):
+    with pytest.raises(ModelInvalid, match=r"^the graph is not an ONNX model"):
         onnx.load(content, threads=1)
     assert capfd.readouterr().err == ""
 
@@ -101,7 +101,7 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path, content, capfd):
     ],
 )
 def test_what_does_not_fit_is_an_engine_error_of_one_line(graph, wrong):
-    with pytest.raises(EngineError, match="^ONNX Runtime failed: ") as raised:
+    with pytest.raises(EngineError, match=r"^ONNX Runtime failed: ") as raised:
         graph.run(wrong)
     assert "\n" not in str(raised.value)
 
@@ -138,7 +138,7 @@ def trespasses(isolated, home, *arguments):
         "XDG_CACHE_HOME": str(home / "cache"),
         "XDG_CONFIG_HOME": str(home / "config"),
         "TMPDIR": str(home / "temporary"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PYTHONDONTWRITEBYTECODE": "1",
         # Switching the call home off is the program's business, whatever the user's environment says.
         "ORT_DISABLE_TELEMETRY": "0",
@@ -196,7 +196,18 @@ def test_a_piper_voice_and_the_process_that_splits_it_phone_nobody(isolated, tmp
     if not (voices := DATA / "voices").is_dir():
         pytest.skip(f"no test data in {DATA}")
     (home := tmp_path / "home").mkdir()
-    say = ("-m", "wyoming_rknn", "say", "hello", "--output", "x.wav", "--voice", "random-tiny", "--data-dir", str(voices))
+    say = (
+        "-m",
+        "wyoming_rknn",
+        "say",
+        "hello",
+        "--output",
+        "x.wav",
+        "--voice",
+        "random-tiny",
+        "--data-dir",
+        str(voices),
+    )
     assert trespasses(isolated, home, *say) == []
     assert (home / "out/x.wav").stat().st_size > 1000
     assert list((home / "cache/wyoming-rknn/split").rglob("*.onnx"))

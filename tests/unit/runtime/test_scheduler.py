@@ -100,6 +100,15 @@ def test_who_runs_dry_comes_before_a_first_sound(scheduler, order):
     assert run() == ["dry", "first sound"]
 
 
+def test_of_those_who_run_dry_the_first_comes_first(scheduler, order):
+    queue, run = order
+    listener, other = playing(scheduler), playing(scheduler)
+    queue("later", listener, GUARD_S / 2)
+    queue("sooner", other, GUARD_S / 3)
+    queue("too late already", listener, 0)
+    assert run() == ["too late already", "sooner", "later"]
+
+
 def test_newcomers_are_served_in_the_order_in_which_they_ask(scheduler, clock, order):
     queue, run = order
     second, first = scheduler.stream(), scheduler.stream()

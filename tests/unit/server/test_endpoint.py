@@ -120,6 +120,18 @@ def test_all_addresses_of_a_name_share_a_port(listen):
     assert len({each.getsockname()[1] for each in listeners}) == 1
 
 
+def test_a_name_with_several_addresses_is_served_at_all_of_them(listen, monkeypatch):
+    def resolve(host, port, **kwargs):
+        # Resolvers may name an address twice.
+        found = ("127.0.0.1", "127.0.0.2", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    listeners = listen("tcp://speech.local:0")
+    assert [each.getsockname()[0] for each in listeners] == ["127.0.0.1", "127.0.0.2"]
+    assert len({each.getsockname()[1] for each in listeners}) == 1
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", ""])
 def test_a_port_in_use_is_told(listen, host):
     port = listen("tcp://127.0.0.1:0")[0].getsockname()[1]
@@ -188,5 +200,5 @@ def test_a_file_is_no_dead_socket(listen, socket_path):
 
 @pytest.mark.parametrize("path", ["missing/s.sock", "x" * 200])
 def test_a_socket_that_cannot_be_made_is_told(socket_path, path):
-    with pytest.raises(UsageError, match="cannot listen on unix://.*: .*; choose another address"):
+    with pytest.raises(UsageError, match=r"cannot listen on unix://.*: .*; choose another address"):
         bind(Endpoint.parse(f"unix://{path}"))

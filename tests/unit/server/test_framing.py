@@ -12,7 +12,11 @@ from wyoming_rknn.server.framing import FrameLimits, FrameReader, encode
 
 LIMITS = FrameLimits(header_bytes=2048, payload_bytes=4096, idle_s=20, frame_s=20)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -74,7 +78,13 @@ class TestTolerance:
         assert event.payload == b"a\nb\0c"
 
     async def test_events_follow_each_other(self):
-        data = header(data={"n": 1}, payload_length=1) + b"\n" + header(data={"n": 2}) + header(data_length=8) + b'{"n": 3}'
+        data = (
+            header(data={"n": 1}, payload_length=1)
+            + b"\n"
+            + header(data={"n": 2})
+            + header(data_length=8)
+            + b'{"n": 3}'
+        )
         assert [event.data["n"] for event in await read_all(data)] == [1, 2, 3]
 
     async def test_events_may_arrive_byte_by_byte(self):
@@ -118,7 +128,7 @@ class TestMalformed:
             b'{"type": "x", "data": NaN}\n',
             b'{"type": "x", "data": {"a": NaN}}\n',
             b'{"type": "x", "data": {"a": -Infinity}}\n',
-            b'{"type": "x", "n": ' + b"9" * 1990 + b'}',
+            b'{"type": "x", "n": ' + b"9" * 1990 + b"}",
             b'{"type": "x", "data": []}\n',
             b'{"type": "x", "data": "a"}\n',
             b'{"type": "x", "data": false}\n',
@@ -229,7 +239,7 @@ class TestEnd:
     async def test_an_event_that_stalls_is_an_error(self, part):
         frames = FrameReader(opened(part, ended=False), FrameLimits(idle_s=20, frame_s=0.05))
         with pytest.raises(ProtocolError, match=r"did not arrive in full within 0\.05 s"):
-            await frames.read()
+            await asyncio.wait_for(frames.read(), 10)
 
     async def test_an_event_that_trickles_is_an_error_too(self):
         reader = opened(b"{", ended=False)

@@ -121,9 +121,12 @@ class TestTextFeed:
 
     def test_a_sentence_at_the_end_of_the_text_is_spoken_when_the_text_pauses(self):
         made = feed("A whole sentence.", ended=False)
+        rescue = threading.Timer(WAIT_S, made.end)
+        rescue.start()
         begin = time.monotonic()
         assert made.next().text == "A whole sentence."
         assert FLUSH_AFTER_S * 0.9 < time.monotonic() - begin < FLUSH_AFTER_S + 5
+        rescue.cancel()
         made.write(" Another one.")
         made.end()
         assert texts(made) == ["Another one."]
@@ -150,7 +153,9 @@ class TestTextFeed:
         assert taken <= 1000
 
     def test_ssml_is_read_when_it_is_whole(self):
-        made = feed("<speak>One thing. <break time='500", "ms'/><prosody rate='200%'>Two</prosody>", is_ssml=True, ended=False)
+        made = feed(
+            "<speak>One thing. <break time='500", "ms'/><prosody rate='200%'>Two</prosody>", is_ssml=True, ended=False
+        )
         assert made.poll() is None
         made.write("</speak>")
         made.end()
@@ -249,7 +254,9 @@ class TestNarrator:
     def test_cancelling_ends_who_waits_for_text(self, engine, stream):
         waiting = feed(ended=False)
         results = []
-        thread = threading.Thread(target=lambda: results.extend(Narrator(engine, VOICE, Manner(), stream).narrate(waiting)))
+        thread = threading.Thread(
+            target=lambda: results.extend(Narrator(engine, VOICE, Manner(), stream).narrate(waiting))
+        )
         thread.start()
         stream.cancel()
         waiting.end()

@@ -35,7 +35,11 @@ def voice(name, *languages, speakers=()):
 AMY = voice("en_US-amy-medium", "en-US", "en")
 ALAN = voice("en_GB-alan-low", "en-GB", "en")
 THORSTEN = voice("de_DE-thorsten-high", "de-DE", "de", speakers=("Neutral", "wütend", "amüsiert"))
-ROBOT_EN, ROBOT_DE, ROBOT_FR = voice("espeak-en-us", "en-US", "en"), voice("espeak-de", "de"), voice("espeak-fr", "fr-FR")
+ROBOT_EN, ROBOT_DE, ROBOT_FR = (
+    voice("espeak-en-us", "en-US", "en"),
+    voice("espeak-de", "de"),
+    voice("espeak-fr", "fr-FR"),
+)
 
 
 @pytest.fixture
@@ -138,6 +142,9 @@ def test_a_default_voice_that_is_not_installed_is_logged_with_close_names(serve,
     assert serve(voice="en_US-any-medium").choose(Wanted()).voice is AMY
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "did you mean en_US-amy-medium" in caplog.text
+    caplog.clear()
+    assert serve(voice="en_US-any-medium").choose(Wanted("espeak-de")).voice is ROBOT_DE
+    assert not caplog.records
 
 
 def test_a_selected_program_goes_first_but_others_are_found_too(serve):
@@ -252,7 +259,11 @@ def test_built_in_programs_come_first_and_plug_ins_after_them(monkeypatch):
         return create
 
     install(
-        monkeypatch, another=factory("another"), espeak_ng=factory("espeak-ng"), piper=factory("piper"), abc=factory("abc")
+        monkeypatch,
+        another=factory("another"),
+        espeak_ng=factory("espeak-ng"),
+        piper=factory("piper"),
+        abc=factory("abc"),
     )
     assert names(programs.load(settings, shelf=1).offered()) == ["piper", "espeak-ng", "abc", "another"]
 

@@ -8,8 +8,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from wyoming_rknn.audio import Waveform, apply_gain
-from wyoming_rknn.errors import GraphNotSplittable, ModelInvalid, VoiceNotFound
+from wyoming_rknn.errors import EngineError, GraphNotSplittable, ModelInvalid, VoiceNotFound
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
 from wyoming_rknn.models.manifest import Manifest
 from wyoming_rknn.models.store import Store
@@ -97,9 +99,14 @@ class PiperEngine:
             stream.check()
             computing.append(stream.submit(piece.compute, at_s=begin_s + piece.begin_s))
             if len(computing) > _AHEAD:
-                yield apply_gain(computing.popleft().result(), self._settings.volume)
+                yield self._finish(computing.popleft().result())
         while computing:
-            yield apply_gain(computing.popleft().result(), self._settings.volume)
+            yield self._finish(computing.popleft().result())
+
+    def _finish(self, samples: Waveform) -> Waveform:
+        if not np.isfinite(samples).all():
+            raise EngineError("the voice's graph computed no numbers but NaN or infinity; `models list` names its file")
+        return apply_gain(samples, self._settings.volume)
 
     def _phonemize(self, text: str, config: VoiceConfig) -> list[str]:
         return phonemize(text, config.espeak_voice, config.phoneme_type)

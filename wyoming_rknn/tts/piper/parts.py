@@ -198,6 +198,7 @@ def _run_child(name: str, request: Mapping[str, str], folder: Path | None) -> tu
         "-m",
         _CHILD,
         json.dumps({**request, "store": str(folder.absolute()) if folder else ""}),
+        str(os.getpid()),
     ]
     package = str(Path(wyoming_rknn.__file__).parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -179,9 +179,12 @@ def _answer(request: Mapping[str, Any]) -> Answer:
     return split(Path(request["graph"]))
 
 
-def _follow_parent() -> None:
+def _follow_parent(parent: int) -> None:
     """End with the server, and let the speech of other voices go first."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended before the signal was asked for.
+        sys.exit(1)
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
 
@@ -215,5 +218,5 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    _follow_parent()
+    _follow_parent(int(sys.argv[2]))
     sys.exit(main(sys.argv[1:], sys.stdout.buffer))

@@ -14,8 +14,8 @@ from wyoming_rknn.runtime.graph import Graph, Tensor
 from wyoming_rknn.tts.piper.parts import Source, Stage, VoiceParts
 from wyoming_rknn.tts.piper.windows import Growth, Window, around, plan
 
-_FLOW_LARGEST = 256
-"""Most frames of flow in one run: about a window's worth of time, since a frame of it costs a third of a decoder's."""
+_FLOW_LARGEST = 512
+"""Most frames of flow in one run: as long as a window's, since a frame of it costs a third of a decoder's at most."""
 
 Loader = Callable[[Source], Graph]
 
@@ -124,10 +124,10 @@ class CutUtterance:
         stage, graph = self._voice._parts.flow, self._voice._flow
         while stage is not None and graph is not None and self._flowed < end:
             begin = self._flowed
-            # At least as much as is needed, at most twice as far as last time: the first sound waits for little, and
-            # the margins of later runs, 32 frames a side, stay small beside what they add.
-            stop = min(self._frames, begin + max(end - begin, min(2 * begin, _FLOW_LARGEST)))
-            if stage.context_frames is None or self._frames - stop < stage.context_frames:
+            # At least as much as is needed, at most three times as far as last time, so that the first sound waits for
+            # little and the margins stay small beside what they add. What would be mostly margins comes along.
+            stop = begin + max(end - begin, min(3 * begin, _FLOW_LARGEST))
+            if stage.context_frames is None or self._frames - stop <= 2 * stage.context_frames:
                 stop = self._frames
             window = around(begin, stop, stage.context_frames or self._frames, self._frames)
             flowed = self._run(graph, stage, self._latents[:, :, window.fed_begin : window.fed_end])

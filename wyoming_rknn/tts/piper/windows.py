@@ -29,14 +29,15 @@ class Growth:
 
     first: int = 16
     factor: float = 2.0
-    largest: int = 128
+    largest: int = 192
 
 
 def plan(frames: int, context: int | None, growth: Growth) -> Iterator[Window]:
     """Yield windows that cover `frames` frames in order, each fed with `context` frames more on either side.
 
     At the true edges the context is cut, where the network's own padding belongs. `None` for the context gives one
-    window of everything. A remainder of at most half a window joins the window before it.
+    window of everything. A short remainder joins the window before it: one of half its size always, one as long as what
+    precedes the window (and so is heard while it is computed) where both fit into the largest.
     """
     if context is None:
         yield Window(0, frames, 0, frames)
@@ -44,7 +45,8 @@ def plan(frames: int, context: int | None, growth: Growth) -> Iterator[Window]:
     begin, size = 0, float(growth.first)
     while begin < frames:
         end = begin + min(int(size), growth.largest)
-        if frames - end <= (end - begin) // 2:
+        kept, rest = end - begin, frames - end
+        if rest <= kept // 2 or (rest <= min(kept, begin) and kept + rest <= growth.largest):
             end = frames
         yield around(begin, end, context, frames)
         begin, size = end, min(size * growth.factor, float(growth.largest))

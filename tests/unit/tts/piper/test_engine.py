@@ -10,7 +10,7 @@ import onnx
 import pytest
 from tiny_piper import VoiceShape, build_voice
 
-from wyoming_rknn.errors import Cancelled, ModelInvalid, VoiceNotFound
+from wyoming_rknn.errors import Cancelled, EngineError, ModelInvalid, VoiceNotFound
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import Prosody, SpeechRequest
@@ -223,3 +223,14 @@ def test_voices_are_loaded_once(make, tmp_path, monkeypatch):
     for name in ("duo", "duo#ann", "duo#bob"):
         speak("abc", name)
     assert len(loads) == 1
+
+
+def test_numbers_that_are_none_do_not_become_noise(make, tmp_path, monkeypatch):
+    from wyoming_rknn.tts.piper.voice import CutUtterance
+
+    install(tmp_path / "voices", "v")
+    speak = make()
+    speak("abc", "v")
+    monkeypatch.setattr(CutUtterance, "_decode", lambda self, window: np.full(window.frames * 8, np.nan, np.float32))
+    with pytest.raises(EngineError, match="NaN"):
+        speak("abc", "v")

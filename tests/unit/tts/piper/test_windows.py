@@ -44,12 +44,14 @@ def test_windows_grow_as_told(frames, growth):
 
 
 def test_windows_double_by_default():
-    assert sizes(1000) == [16, 32, 64, 128, 128, 128, 128, 128, 128, 120]
+    assert sizes(1000) == [16, 32, 64, 128, 192, 192, 192, 184]
     assert sizes(120, Growth(20, 1.5, 40)) == [20, 30, 40, 30]
     assert sizes(100, Growth(16, 1.0, 128)) == [16, 16, 16, 16, 16, 20]
 
 
-@pytest.mark.parametrize(("frames", "expected"), [(1, [1]), (16, [16]), (24, [24]), (25, [16, 9]), (64, [16, 48]), (65, [16, 32, 17])])
+@pytest.mark.parametrize(
+    ("frames", "expected"), [(1, [1]), (16, [16]), (24, [24]), (25, [16, 9]), (64, [16, 48]), (65, [16, 32, 17])]
+)
 def test_a_small_remainder_joins_the_window_before_it(frames, expected):
     assert sizes(frames) == expected
 

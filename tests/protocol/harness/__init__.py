@@ -1,0 +1,1 @@
+"""Clients, servers and an engine for the protocol tests."""

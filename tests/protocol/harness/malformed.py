@@ -1,0 +1,35 @@
+"""What is not Wyoming."""
+
+MALFORMED = {
+    "not JSON": b"hello\n",
+    "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "empty line": b"\n",
+    "blank line": b"  \r\n",
+    "list": b'["type","describe"]\n',
+    "number": b"42\n",
+    "null": b"null\n",
+    "string": b'"describe"\n',
+    "true": b"true\n",
+    "no type": b'{"data":{}}\n',
+    "type is a number": b'{"type":1}\n',
+    "type is null": b'{"type":null}\n',
+    "type is an object": b'{"type":{}}\n',
+    "bad UTF-8": b'{"type":"describe\xff"}\n',
+    "UTF-16": '{"type":"describe"}\n'.encode("utf-16"),
+    "NUL": b'\0{"type":"describe"}\n',
+    "deeply nested": b'{"type":"describe","data":{"a":' + 20000 * b"[" + 20000 * b"]" + b"}}\n",
+    "deeply nested and open": 60000 * b"[" + b"\n",
+    "deeply nested block": b'{"type":"describe","data_length":200000}\n' + 200000 * b"[",
+    "NaN": b'{"type":"describe","data":{"a":NaN}}\n',
+    "infinity": b'{"type":"describe","data":{"a":-Infinity}}\n',
+    "5000 digits": b'{"type":"describe","data":{"a":' + 5000 * b"1" + b"}}\n",
+    "5000 digits of length": b'{"type":"describe","data_length":' + 5000 * b"1" + b"}\n",
+    "data is a list": b'{"type":"describe","data":[]}\n',
+    "data is text": b'{"type":"describe","data":"{}"}\n',
+    "block is not JSON": b'{"type":"describe","data_length":5}\nhello',
+    "block is a list": b'{"type":"describe","data_length":2}\n[]',
+    "block is bad UTF-8": b'{"type":"describe","data_length":9}\n{"a":"\xff"}',
+    "trailing": b'{"type":"describe"}{"type":"describe"}\n',
+}
+
+LENGTHS = ["1048577", "200000000", "1000000000000", "-1", "1.5", "1e3", '"5"', "true", "false", "[1]", "{}"]

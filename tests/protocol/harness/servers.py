@@ -1,0 +1,185 @@
+"""Servers to talk to: within the test's own event loop, and as processes of their own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from protocol.harness.client import PATIENCE_S, connect
+from protocol.harness.fake_engine import SCRIPT_VARIABLE, FakeEngine, Script
+
+from wyoming_rknn.runtime.scheduler import Scheduler
+from wyoming_rknn.server.app import Server
+from wyoming_rknn.server.service import Service
+from wyoming_rknn.settings import Settings
+from wyoming_rknn.tts.engine import TtsEngine
+from wyoming_rknn.tts.programs import Programs
+
+ROOT = Path(__file__).parents[3]
+LOCAL = "tcp://127.0.0.1:0"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server in this process."""
+
+    uri: str
+    engine: FakeEngine
+    server: Server
+
+    def connect(self, **options: Any) -> Any:
+        return connect(self.uri, **options)
+
+
+@asynccontextmanager
+async def serving(
+    *engines: TtsEngine, script: Script | None = None, uri: str = LOCAL, **settings: Any
+) -> AsyncIterator[Running]:
+    """Run a server in this event loop; speaks with a fake engine if none is given."""
+    engines = engines or (FakeEngine(script),)
+    chosen = Settings(uri=(uri,), no_zeroconf=True, **{"sentence_silence": 0.0, **settings})
+    scheduler = Scheduler()
+    server = Server(Service(chosen, scheduler, Programs(engines, chosen)))
+    before = asyncio.all_tasks()
+    try:
+        await server.start()
+        yield Running(server.addresses[0], engines[0], server)  # type: ignore[arg-type]
+    except BaseException:
+        await server.close()
+        scheduler.close()
+        raise
+    await server.close()
+    assert scheduler.close(PATIENCE_S)
+    left = {task for task in asyncio.all_tasks() - before if not task.done()}
+    assert not left, f"tasks left behind: {left}"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a process holds."""
+
+    descriptors: int
+    threads: int
+    rss_bytes: int
+
+
+class ServerProcess:
+    """`wyoming-rknn serve` in a process of its own, with its log in a file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        uris: Sequence[str] = (LOCAL,),
+        script: Script | None = None,
+        log_level: str = "debug",
+        environment: dict[str, str] | None = None,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+    ) -> None:
+        self.log_file = folder / "server.log"
+        command = [sys.executable, "-m", "wyoming_rknn", "serve", "--no-zeroconf", "--log-level", log_level]
+        for uri in uris:
+            command += ["--uri", uri]
+        if script is not None:
+            command += ["--tts-engine", "fake"]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("WYOMING_RKNN_")}
+        path = [str(ROOT), str(ROOT / "tests"), str(_plug_in(folder))]
+        if "PYTHONPATH" in inherited:
+            path.append(inherited["PYTHONPATH"])
+        home = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "XDG_DATA_HOME": str(folder / "data")}
+        scripted = {SCRIPT_VARIABLE: json.dumps(asdict(script or Script()))}
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=log,
+                cwd=folder,
+                env={**inherited, **home, **scripted, "PYTHONPATH": os.pathsep.join(path), **(environment or {})},
+            )
+        self._expected = len([uri for uri in uris if not uri.startswith("stdio")])
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def uris(self) -> list[str]:
+        """Return where the server listens, once it does."""
+        self.wait_for_log("listening on", self._expected)
+        return re.findall(r'listening on ((?:tcp|unix)://[^\s"]+)', self.log)
+
+    @property
+    def uri(self) -> str:
+        return self.uris[0]
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while self.log.count(text) < times:
+            assert self.process.poll() is None, f"exit code {self.process.returncode}:\n{self.log}"
+            assert time.monotonic() < end, f"no {text!r} in the log:\n{self.log}"
+            time.sleep(0.02)
+
+    def connect(self, **options: Any) -> Any:
+        return connect(self.uri, **options)
+
+    def describe(self) -> None:
+        """Ask and wait for the answer, with plain blocking sockets."""
+        host, _, port = self.uri.removeprefix("tcp://").rpartition(":")
+        with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
+            connection.sendall(b'{"type":"describe"}\n')
+            with connection.makefile("rb") as answer:
+                assert b'"info"' in answer.readline()
+
+    def resources(self) -> Resources:
+        folder = Path("/proc") / str(self.process.pid)
+        status = (folder / "status").read_text()
+        rss = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+        assert rss
+        return Resources(
+            len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir())), 1024 * int(rss[1])
+        )
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """Send a signal and return how many seconds the process took to exit with code 0."""
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        took = time.monotonic() - begin
+        assert code == 0, f"exit code {code}:\n{self.log}"
+        return took
+
+    def check_log(self) -> None:
+        """Assert that nothing went wrong that nobody meant to."""
+        log = self.log
+        for sign in ("Traceback", " ERROR ", " CRITICAL ", "never awaited", "never retrieved", "ResourceWarning"):
+            assert sign not in log, log
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _plug_in(folder: Path) -> Path:
+    """Write the metadata by which the server finds the fake engine, and return the folder to look in."""
+    home = folder / "plug-in"
+    metadata = home / "fake_tts-1.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-tts\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[wyoming_rknn.tts]\nfake = protocol.harness.fake_engine:create\n")
+    return home

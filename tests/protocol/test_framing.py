@@ -1,0 +1,335 @@
+"""Conformance items 1 to 8: framing."""
+
+import asyncio
+import json
+import random
+import time
+
+import pytest
+from protocol.harness.client import connect, frame, inline
+from protocol.harness.fake_engine import ALTO, BASS, Script, audio
+from protocol.harness.log import Log
+from protocol.harness.malformed import LENGTHS, MALFORMED
+from protocol.harness.servers import serving
+
+SLOW = Script(window_s=0.5, window_samples=22050)
+
+
+async def test_c01_describe_is_answered_at_once_when_idle():
+    async with serving() as server:
+        async with server.connect() as client:
+            await client.describe()
+        took = []
+        for _ in range(20):
+            async with server.connect() as client:
+                begin = time.monotonic()
+                await client.describe()
+                took.append(time.monotonic() - begin)
+    assert sorted(took)[10] < 0.1, took
+
+
+async def test_c01_describe_is_answered_soon_while_the_device_is_busy():
+    async with serving(script=SLOW) as server, server.connect() as first, server.connect() as second:
+        for busy in (first, second):
+            await busy.send("synthesize", {"text": "x" * 2000})
+            await busy.expect("audio-start")
+        took = []
+        for _ in range(50):
+            begin = time.monotonic()
+            async with server.connect() as client:
+                await client.describe()
+            took.append(time.monotonic() - begin)
+    # A blocked event loop would show windows of 500 ms each.
+    assert sorted(took)[-2] < 0.25, took
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"type":"synthesize","data":{"text":"Hello."}}\n',
+        b'{"type":"synthesize","data_length":17}\n{"text":"Hello."}',
+        b'{"type":"synthesize","data":{"text":"Wrong."},"data_length":17}\n{"text":"Hello."}',
+        b'{"type":"synthesize","data":null,"data_length":17}\n{"text":"Hello."}',
+        b'{"type":"synthesize","data":{"text":"Hello."},"data_length":0,"payload_length":0}\r\n',
+        b'{"type":"synthesize","data":{"text":"Hello."},"data_length":null,"payload_length":null}\n',
+        b'{"payload_length":3,"data_length":17,"extra":[1,{"a":null}],"version":"0.1","type":"synthesize"}\n'
+        b'{"text":"Hello."}abc',
+        b'  { "data" : { "text" : "Hello." , "more": 1 } , "type" : "synthesize" }  \r\n',
+        b'{"type":"\\u0073ynthesize","data":{"text":"\\u0048ello."}}\n',
+    ],
+)
+async def test_c02_data_is_taken_in_every_shape(data, log: Log):
+    async with serving() as server, server.connect() as client:
+        await client.write(data)
+        assert (await client.hear()).samples.tolist() == audio("Hello.", ALTO).tolist()
+        await client.describe()
+    log.check()
+
+
+@pytest.mark.parametrize("data", [b'{"type":"describe","data":null}\n', b'{"data":{},"type":"describe","a":1}\r\n'])
+async def test_c02_an_event_needs_no_data(data):
+    async with serving() as server, server.connect() as client:
+        await client.write(data)
+        await client.expect("info")
+
+
+async def test_c02_bytes_may_arrive_one_by_one():
+    text = "Grüße, 今天 ok."
+    raw = f'{{"type":"synthesize","data":{{"text":"{text}"}}}}\n'.encode()
+    async with serving() as server, server.connect() as client:
+        for byte in raw + frame("synthesize", {"text": text}) + inline("describe"):
+            await client.write(bytes([byte]))
+            await asyncio.sleep(0)
+        for _ in range(2):
+            assert (await client.hear()).samples.tolist() == audio(text, ALTO).tolist()
+        await client.expect("info")
+
+
+async def test_c02_events_leave_as_the_protocol_has_them():
+    async with serving() as server, server.connect() as client:
+        await client.send("synthesize", {"text": "Hello."})
+        for event in await client.until("audio-stop"):
+            header = json.loads(event.raw.partition(b"\n")[0])
+            assert header["version"].count(".") == 2
+            assert header["type"] == event.type
+            assert set(header) <= {"type", "version", "data", "data_length", "payload_length"}
+
+
+async def test_c03_unknown_events_are_ignored(log: Log):
+    async with serving() as server, server.connect() as client:
+        for name in ("run-satellite", "no-such-event", "", "audio-stop", "voice-started"):
+            await client.send(name, {"text": "x"}, b"payload")
+        await client.describe()
+    log.check()
+
+
+async def test_c03_ping_is_answered_in_the_middle_of_a_synthesis():
+    async with serving(script=SLOW) as server, server.connect() as client:
+        await client.write(inline("ping") + inline("ping", {"text": "idle"}))
+        assert (await client.expect("pong")).data.get("text") is None
+        assert (await client.expect("pong")).data == {"text": "idle"}
+        text = "x" * 150
+        await client.send("synthesize", {"text": text})
+        await client.expect("audio-start")
+        sent = time.monotonic()
+        await client.send("ping", {"text": "busy"})
+        events = await client.until("audio-stop")
+        (pong,) = (event for event in events if event.type == "pong")
+        assert pong.data == {"text": "busy"}
+        assert pong.at - sent < 0.4, "it waited for a window"
+        assert b"".join(event.payload for event in events) == audio(text, ALTO).tobytes()
+
+
+async def test_c04_pipelined_requests_are_answered_in_order():
+    async with serving(script=Script(window_s=0.005)) as server, server.connect() as client:
+        await client.write(
+            frame("synthesize", {"text": "One."})
+            + inline("describe")
+            + frame("synthesize", {"text": "Two.", "voice": {"name": BASS.name}})
+            + frame("synthesize-start")
+            + frame("synthesize-chunk", {"text": "Three."})
+            + frame("synthesize-stop")
+            + inline("describe")
+            + frame("synthesize", {"text": "Four."})
+        )
+        assert (await client.hear()).samples.tolist() == audio("One.", ALTO).tolist()
+        await client.expect("info")
+        assert (await client.hear()).samples.tolist() == audio("Two.", BASS).tolist()
+        assert (await client.hear(streaming=True)).samples.tolist() == audio("Three.", ALTO).tolist()
+        await client.expect("info")
+        assert (await client.hear()).samples.tolist() == audio("Four.", ALTO).tolist()
+
+
+async def test_c04_describe_within_a_stream_is_answered_after_it():
+    async with serving() as server, server.connect() as client:
+        await client.send("synthesize-start")
+        await client.send("describe")
+        await client.send("synthesize-chunk", {"text": "Hello."})
+        await client.send("synthesize-stop")
+        assert (await client.hear(streaming=True)).samples.tolist() == audio("Hello.", ALTO).tolist()
+        await client.expect("info")
+
+
+async def test_c04_many_pipelined_requests_and_then_too_many(log: Log):
+    async with serving(script=Script(window_s=0.05)) as server:
+        async with server.connect() as client:
+            await client.write(frame("synthesize", {"text": "x"}) + 60 * inline("describe"))
+            await client.hear()
+            for _ in range(60):
+                await client.expect("info")
+        log.check()
+        async with server.connect() as client:
+            await client.write(frame("synthesize", {"text": "x" * 1000}) + 500 * inline("describe"))
+            assert "busy" in [event.data.get("code") for event in await client.rest()]
+    log.check(warnings=1)
+
+
+@pytest.mark.parametrize("uri", ["tcp://127.0.0.1:0", "unix://{folder}/socket"])
+async def test_c05_the_answer_arrives_in_full_after_a_half_close(uri, tmp_path):
+    async with serving(script=Script(window_s=0.02), uri=uri.format(folder=tmp_path)) as server:
+        async with server.connect() as client:
+            await client.write(frame("synthesize", {"text": "One sentence."}) + inline("describe"))
+            client.half_close()
+            assert (await client.hear()).samples.tolist() == audio("One sentence.", ALTO).tolist()
+            await client.expect("info")
+            await client.expect_end()
+        async with server.connect() as client:
+            await client.write(inline("describe"))
+            client.half_close()
+            assert [event.type for event in await client.rest()] == ["info"]
+
+
+async def test_c05_a_half_close_behind_a_full_queue_ends_the_connection(log: Log):
+    # The failure at the head ends the connection although nobody takes the rest of the queue.
+    async with serving(script=Script(encode_s=0.1, fail="bad")) as server, server.connect() as client:
+        await client.write(frame("synthesize", {"text": "bad"}))
+        await asyncio.sleep(0.05)
+        await client.write(64 * inline("describe"))
+        client.half_close()
+        assert [event.data.get("code") for event in await client.rest(5.0)] == ["engine-error"]
+    log.check(warnings=1)
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+async def test_c06_a_malformed_frame_gets_an_error_and_the_connection_ends(data, log: Log):
+    async with serving() as server, server.connect() as client:
+        await client.write(data)
+        await client.expect_error("protocol-error")
+        await client.expect_end()
+        async with server.connect() as another:
+            await another.describe()
+    log.check(warnings=1)
+
+
+async def test_c06_any_garbage_leaves_the_server_standing(log: Log):
+    source = random.Random(6)
+    async with serving() as server:
+        for size in (1, 2, 10, 100, 1000, 100000, 300000):
+            async with server.connect() as client:
+                try:
+                    await client.write(source.randbytes(size) + b"\n")
+                    client.half_close()
+                    await client.rest()
+                except OSError:
+                    pass  # what it had not read when it closed
+        async with server.connect() as client:
+            await client.describe()
+    log.check(warnings=len(log.warnings))
+
+
+async def test_c06_what_was_answered_before_a_malformed_frame_is_kept(log: Log):
+    async with serving() as server, server.connect() as client:
+        await client.describe()
+        await client.write(b"{}\n")
+        await client.expect_error("protocol-error")
+        await client.expect_end()
+    log.check(warnings=1)
+
+
+@pytest.mark.parametrize("key", ["data_length", "payload_length"])
+@pytest.mark.parametrize("length", LENGTHS)
+async def test_c07_an_unusable_length_is_refused_before_anything_is_buffered(key, length, log: Log):
+    async with serving() as server, server.connect() as client:
+        await client.write(f'{{"type":"audio-chunk","{key}":{length}}}\n'.encode())
+        await client.expect_error("protocol-error")
+        await client.expect_end()
+    log.check(warnings=1)
+
+
+async def test_c07_the_longest_header_line_is_taken_and_one_byte_more_is_not(log: Log):
+    async with serving() as server:
+        line = inline("describe", {"pad": ""})
+        for size, taken in ((65536, True), (65537, False), (200000, False)):
+            async with server.connect() as client:
+                await client.write(inline("describe", {"pad": "x" * (size - len(line))}))
+                if taken:
+                    await client.expect("info")
+                else:
+                    await client.expect_error("protocol-error")
+                    await client.expect_end()
+        async with server.connect() as client:
+            await client.write(70000 * b"x")  # no line end at all
+            await client.expect_error("protocol-error")
+    log.check(warnings=3)
+
+
+async def test_c07_the_limits_can_be_set(log: Log):
+    text = "A long text. " * 40000  # 520 kB
+    async with serving(max_header=1 << 20, max_payload=2048) as server, server.connect() as client:
+        await client.write(inline("ping", {"text": text}))
+        event = await client.receive()
+        assert event is not None
+        assert event.data["text"] == text
+        await client.send("ping", {"text": "x" * 2030})
+        await client.expect("pong")
+        await client.send("audio-chunk", {}, 2048 * b"x")
+        await client.describe()
+        await client.send("audio-chunk", {}, 2049 * b"x")
+        await client.expect_error("protocol-error")
+    log.check(warnings=1)
+
+
+async def test_c07_a_payload_of_the_largest_size_passes():
+    async with serving() as server, server.connect() as client:
+        await client.send("audio-chunk", {"rate": 16000, "width": 2, "channels": 1}, bytes(1 << 20))
+        await client.describe()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{", b'{"type":"describe"}', b'{"type":"x","data_length":100}\n{"a"', b'{"type":"x","payload_length":100}\nabc'],
+)
+async def test_c08_a_truncated_event_ends_quietly(data, log: Log):
+    async with serving() as server:
+        async with server.connect() as client:
+            await client.write(data)
+            client.half_close()
+            await client.expect_end()
+        async with server.connect() as client:
+            await client.write(data)
+        async with server.connect() as client:
+            await client.write(data)
+            client.reset()
+        await asyncio.sleep(0.05)
+    log.check()
+
+
+@pytest.mark.parametrize(
+    "begun", [b'{"type"', b'{"type":"x","data_length":9}\n{', b'{"type":"x","payload_length":9}\n']
+)
+async def test_c08_a_slow_loris_is_dropped(begun, log: Log):
+    async with serving(frame_timeout=0.3) as server, server.connect() as client:
+        await client.describe()
+        begin = time.monotonic()
+        await client.write(begun)
+        await asyncio.sleep(0.2)
+        await client.write(b" ")  # a byte now and then gains no time
+        await client.expect_error("protocol-error")
+        await client.expect_end()
+        assert 0.25 < time.monotonic() - begin < 5.0
+    log.check(warnings=1)
+
+
+async def test_c08_silence_between_requests_is_no_fault(log: Log):
+    async with serving(frame_timeout=0.1, idle_timeout=0.8) as server, server.connect() as client:
+        await client.describe()
+        await asyncio.sleep(0.3)
+        await client.describe()
+        begin = time.monotonic()
+        await client.expect_end()
+        assert 0.6 < time.monotonic() - begin < 5.0
+    log.check()
+
+
+async def test_c08_a_client_that_waits_for_its_answer_is_not_idle(log: Log):
+    async with serving(idle_timeout=0.2, script=Script(encode_s=0.7)) as server, server.connect() as client:
+        await client.say("Hello.")
+    log.check()
+
+
+async def test_c08_several_clients_are_independent():
+    async with serving() as server, connect(server.uri) as slow, connect(server.uri) as quick:
+        await slow.write(b'{"type":"desc')
+        await quick.describe()
+        await slow.write(b'ribe"}\n')
+        await slow.expect("info")

@@ -1,0 +1,220 @@
+"""Conformance item 11: the server ends soon, whatever is going on."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from protocol.harness.client import PATIENCE_S, frame
+from protocol.harness.fake_engine import Script
+from protocol.harness.servers import ServerProcess
+
+IN_TIME_S = 3.0
+SLOW = Script(window_s=0.5, window_samples=22050)
+LONG_TEXT = frame("synthesize", {"text": "x" * 10000})
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _dial(uri: str, receive_bytes: int | None = None) -> socket.socket:
+    scheme, _, address = uri.partition("://")
+    connection = socket.socket(socket.AF_UNIX if scheme == "unix" else socket.AF_INET)
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.settimeout(PATIENCE_S)
+    host, _, port = address.rpartition(":")
+    connection.connect(address if scheme == "unix" else (host, int(port)))
+    return connection
+
+
+def _types_and_codes(answer: IO[bytes]) -> Iterator[tuple[str, str | None]]:
+    while line := answer.readline():
+        header = json.loads(line)
+        data = json.loads(answer.read(header.get("data_length", 0)) or b"{}")
+        answer.read(header.get("payload_length", 0))
+        yield header["type"], data.get("code")
+
+
+def idle_clients(uri: str, stack: ExitStack) -> None:
+    for _ in range(5):
+        stack.enter_context(_dial(uri))
+
+
+def half_sent_requests(uri: str, stack: ExitStack) -> None:
+    for begun in (b'{"type":"synth', b'{"type":"synthesize","data_length":100}\n{"tex'):
+        stack.enter_context(_dial(uri)).sendall(begun)
+
+
+def stalled_readers(uri: str, stack: ExitStack) -> None:
+    for _ in range(2):
+        connection = stack.enter_context(_dial(uri, receive_bytes=4096))
+        connection.sendall(LONG_TEXT)
+        assert connection.recv(10)
+
+
+def open_text(uri: str, stack: ExitStack) -> None:
+    connection = stack.enter_context(_dial(uri))
+    connection.sendall(frame("synthesize-start") + frame("synthesize-chunk", {"text": "Hello. And"}))
+
+
+QUICK_SITUATIONS = (idle_clients, half_sent_requests, stalled_readers, open_text)
+
+
+@contextmanager
+def waiting_client(uri: str) -> Iterator[None]:
+    """A client that hears the beginning of an answer and, once the server has stopped, an error."""
+    with _dial(uri) as connection, connection.makefile("rb") as answer:
+        connection.sendall(LONG_TEXT)
+        events = _types_and_codes(answer)
+        assert next(events) == ("audio-start", None)
+        yield
+        rest = list(events)
+        assert ("error", "shutting-down") in rest
+        assert {kind for kind, _ in rest} <= {"audio-chunk", "error"}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_c11_a_server_that_nobody_uses_ends(
+    number: signal.Signals, launch: Callable[..., ServerProcess], tmp_path: Path
+):
+    server = launch(uris=("tcp://127.0.0.1:0", f"unix://{tmp_path}/socket"))
+    assert len(server.uris) == 2
+    server.describe()
+    assert (tmp_path / "socket").is_socket()
+    assert server.stop(number) < IN_TIME_S
+    assert not (tmp_path / "socket").exists()
+    server.check_log()
+
+
+@pytest.mark.parametrize("situation", QUICK_SITUATIONS, ids=lambda situation: situation.__name__)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_c11_the_server_ends_with(
+    situation: Callable[[str, ExitStack], None], number: signal.Signals, launch: Callable[..., ServerProcess]
+):
+    # The output buffers must fill up, so here the engine is quick.
+    server = launch(script=Script())
+    with ExitStack() as stack:
+        situation(server.uri, stack)
+        time.sleep(0.3)
+        assert server.stop(number) < IN_TIME_S
+    server.check_log()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_c11_clients_that_wait_are_told(number: signal.Signals, launch: Callable[..., ServerProcess], tmp_path: Path):
+    server = launch(script=SLOW, uris=("tcp://127.0.0.1:0", f"unix://{tmp_path}/socket"))
+    tcp, unix = server.uris
+    with waiting_client(tcp), waiting_client(unix), ExitStack() as stack:
+        for situation in QUICK_SITUATIONS[:2]:
+            situation(tcp, stack)
+        assert server.stop(number) < IN_TIME_S
+    assert not (tmp_path / "socket").exists()
+    server.check_log()
+    assert " WARNING " not in server.log
+
+
+def test_c11_a_refused_client_that_stays_does_not_hinder_the_end(launch: Callable[..., ServerProcess]):
+    server = launch("--max-connections", "1", script=Script())
+    with _dial(server.uri) as client, _dial(server.uri) as refused, refused.makefile("rb") as answer:
+        client.sendall(b'{"type":')
+        assert next(_types_and_codes(answer)) == ("error", "busy")
+        assert server.stop() < IN_TIME_S
+    server.check_log()
+
+
+def test_c11_a_second_signal_changes_nothing(launch: Callable[..., ServerProcess]):
+    server = launch(script=SLOW)
+    with waiting_client(server.uri):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            server.process.send_signal(number)
+        assert server.stop() < IN_TIME_S
+    server.check_log()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_c11_the_server_ends_while_a_voice_is_loaded(number: signal.Signals, launch: Callable[..., ServerProcess]):
+    server = launch(script=Script(load_s=30))
+    with _dial(server.uri) as connection:
+        connection.sendall(frame("synthesize", {"text": "Hello."}))
+        assert server.stop(number) < IN_TIME_S
+    server.check_log()
+
+
+def _cutting(launch: Callable[..., ServerProcess], voices: Path) -> tuple[ServerProcess, list[int]]:
+    """Return a server that cuts its default voice, and the child processes that do it."""
+    server = launch("--data-dir", str(voices), "--voice", "random-medium")
+    assert server.uri
+    end = time.monotonic() + PATIENCE_S
+    while not (children := _children(server.process.pid)):
+        assert time.monotonic() < end, "no child process cuts the voice"
+        time.sleep(0.02)
+    return server, children
+
+
+def test_c11_the_server_ends_while_a_real_voice_is_cut(launch: Callable[..., ServerProcess], voices: Path):
+    server, _ = _cutting(launch, voices)
+    with _dial(server.uri) as connection, connection.makefile("rb") as answer:
+        connection.sendall(frame("synthesize", {"text": "Hello.", "voice": {"name": "random-medium"}}))
+        time.sleep(0.1)
+        assert server.stop() < IN_TIME_S
+        assert list(_types_and_codes(answer)) == [("error", "shutting-down")]
+    server.check_log()
+
+
+def test_c11_what_cuts_a_voice_ends_with_the_server(launch: Callable[..., ServerProcess], voices: Path):
+    server, children = _cutting(launch, voices)
+    server.stop()
+    end = time.monotonic() + 2
+    while any(map(_is_running, children)):
+        assert time.monotonic() < end, "the child process outlived the server"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.4])
+def test_c11_the_server_ends_while_a_real_voice_is_loaded(
+    delay_s: float, launch: Callable[..., ServerProcess], voices: Path, split_cache: Path
+):
+    server = launch("--data-dir", str(voices), "--voice", "random-medium", "--cache-dir", str(split_cache))
+    assert server.uri
+    time.sleep(delay_s)
+    assert server.stop() < IN_TIME_S
+    server.check_log()
+
+
+@pytest.mark.parametrize("voice", ["random-medium", "espeak-en-us"])
+def test_c11_the_server_ends_while_a_real_voice_speaks(
+    voice: str, launch: Callable[..., ServerProcess], voices: Path, split_cache: Path
+):
+    server = launch("--data-dir", str(voices), "--voice", voice, "--cache-dir", str(split_cache))
+    text = "The morning starts with fog, later the sun comes through and it gets warm. " * 100
+    with ExitStack() as stack:
+        answers = []
+        for _ in range(3):
+            connection = stack.enter_context(_dial(server.uri))
+            connection.sendall(frame("synthesize", {"text": text, "voice": {"name": voice}}))
+            answer = stack.enter_context(connection.makefile("rb"))
+            events = _types_and_codes(answer)
+            assert next(events)[0] == "audio-start"
+            answers.append(events)
+        assert server.stop() < IN_TIME_S
+        for events in answers:
+            assert ("error", "shutting-down") in list(events)
+    server.check_log()
+
+
+def _children(pid: int) -> list[int]:
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in listing.stdout.split()]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
