@@ -1,0 +1,55 @@
+"""The README tells the truth."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (.+?)(?:\s{2,}#.*)?$", README, re.MULTILINE)
+
+
+def test_set_up_takes_two_commands():
+    section = README.split("## Set-up")[1].split("\n## ")[0]
+    assert re.findall(r"^    (.+)$", section, re.MULTILINE) == [
+        "pip install . && wyoming-rknn serve",
+        "pip install '.[test]' && script/test",
+    ]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("wyoming-rknn")])
+def test_commands_of_the_readme_work(command, tmp_path):
+    """Each does what it says, or, for a service that is not there, says so; none is misspelt."""
+    words = command.replace("~/voices", str(tmp_path)).split(maxsplit=1)[1]
+    endless = words.startswith("serve")
+    if endless:
+        words += " --uri tcp://127.0.0.1:0 --no-zeroconf"
+    shell = f'"{sys.executable}" -m wyoming_rknn {words}'
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {shell}"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        if endless:
+            while b"listening on" not in (line := process.stderr.readline()):
+                assert line
+            process.terminate()
+        problems = process.stderr.read().decode()
+    assert process.returncode == (1 if words == "health" else 0), problems
+    assert "Traceback" not in problems
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_configuration_page_is_up_to_date():
+    subprocess.run([sys.executable, ROOT / "script" / "docs", "--check"], check=True, cwd=ROOT)
