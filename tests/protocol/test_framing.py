@@ -226,6 +226,19 @@ async def test_c06_what_was_answered_before_a_malformed_frame_is_kept(log: Log):
     log.check(warnings=1)
 
 
+async def test_c06_nothing_follows_the_error_that_ends_a_connection(log: Log):
+    times = 20
+    async with serving(script=Script(window_samples=64)) as server:
+        for _ in range(times):
+            async with server.connect() as client:
+                await client.send("synthesize", {"text": "x" * 1000})
+                await client.expect("audio-start")
+                await client.write(b"\n")
+                events = await client.rest()
+                assert [event.type for event in events].index("error") == len(events) - 1
+    log.check(warnings=times)
+
+
 @pytest.mark.parametrize("key", ["data_length", "payload_length"])
 @pytest.mark.parametrize("length", LENGTHS)
 async def test_c07_an_unusable_length_is_refused_before_anything_is_buffered(key, length, log: Log):

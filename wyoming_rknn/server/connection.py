@@ -90,6 +90,7 @@ class Connection:
         self._queue: asyncio.Queue[Request | None] = asyncio.Queue()
         self._current: Request | None = None
         self._closing = False
+        self._ended = False
         self._families = families(self)
         # A low mark close to the high one: a slow reader that does read is seen to do so.
         high = limits.buffered_bytes
@@ -122,11 +123,12 @@ class Connection:
             self._give_up()
             _abort(self._writer.transport)
 
-    async def send(self, event: Event) -> None:
-        """Queue an event; waits while too much is unsent. Raises `Disconnected`."""
-        if self._writer.is_closing():
+    async def send(self, event: Event, *, last: bool = False) -> None:
+        """Queue an event; waits while too much is unsent. Raises `Disconnected`, also for all that follows the last."""
+        if self._ended or self._writer.is_closing():
             raise Disconnected
         self._writer.write(encode(event))
+        self._ended = last
         try:
             async with asyncio.timeout(self._limits.write_s):
                 await self._writer.drain()
@@ -149,11 +151,11 @@ class Connection:
             raise Busy(f"more than {self._limits.pipelined} requests wait on this connection")
         self._queue.put_nowait(request)
 
-    async def report(self, error: SpeechServerError) -> None:
+    async def report(self, error: SpeechServerError, *, last: bool = False) -> None:
         """Send an `error` event and log one line."""
         level = logging.INFO if isinstance(error, ShuttingDown) else logging.WARNING
         _LOGGER.log(level, "%s: %s: %s", self.name, error.code, error)
-        await self.send(Error(text=str(error), code=error.code).event())
+        await self.send(Error(text=str(error), code=error.code).event(), last=last)
 
     async def shut_down(self, grace_s: float) -> None:
         """Tell a waiting client that the server stops, then close; takes `grace_s` at most."""
@@ -162,7 +164,7 @@ class Connection:
         with contextlib.suppress(Disconnected, TimeoutError):
             async with asyncio.timeout(grace_s):
                 if waiting:
-                    await self.report(ShuttingDown())
+                    await self._end_with(ShuttingDown())
                 await self._flush()
         _abort(self._writer.transport)
 
@@ -186,9 +188,7 @@ class Connection:
                     return
                 await self._dispatch(event)
         except (ProtocolError, Busy) as error:
-            self._closing = True
-            with contextlib.suppress(Disconnected):
-                await self.report(error)
+            await self._end_with(error)
         except (OSError, Disconnected) as error:
             _LOGGER.debug("%s: disconnected: %s", self.name, error)
             self._closing = True
@@ -214,9 +214,7 @@ class Connection:
                 await request.run()
             except SpeechServerError as error:
                 # Home Assistant up to 2026.7 ignores `error` and would wait for ever: the connection ends too.
-                with contextlib.suppress(Disconnected):
-                    await self.report(error)
-                self._closing = True
+                await self._end_with(error)
                 return
             except (Disconnected, Cancelled) as error:
                 _LOGGER.debug("%s: request given up: %s", self.name, type(error).__name__)
@@ -224,12 +222,17 @@ class Connection:
                 return
             except Exception as error:
                 _LOGGER.debug("%s: request failed", self.name, exc_info=error)
-                self._closing = True
-                with contextlib.suppress(Disconnected):
-                    await self.report(SpeechServerError(f"the request failed: {type(error).__name__}: {error}"))
+                await self._end_with(SpeechServerError(f"the request failed: {type(error).__name__}: {error}"))
                 return
             finally:
                 self._current = None
+
+    async def _end_with(self, error: SpeechServerError) -> None:
+        """Report the error that ends the connection, unless another has."""
+        self._closing = True
+        if not self._ended:
+            with contextlib.suppress(Disconnected):
+                await self.report(error, last=True)
 
     def _give_up(self) -> None:
         """Cancel everything the client has asked for."""
@@ -258,6 +261,7 @@ class Connection:
                 await self._flush()
             if self._writer.is_closing() or not self._writer.can_write_eof():
                 return
+            self._ended = True
             self._writer.write_eof()
             async with asyncio.timeout(_LINGER_S):
                 while await self._reader.read(65536):
