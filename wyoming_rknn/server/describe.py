@@ -3,11 +3,10 @@
 import asyncio
 
 from wyoming.event import Event
-from wyoming.info import Describe, Info, SelectProgram
+from wyoming.info import Describe, SelectProgram
 
 from wyoming_rknn.errors import InvalidRequest
 from wyoming_rknn.server.connection import Connection
-from wyoming_rknn.server.info import tts_info
 from wyoming_rknn.server.service import Service
 from wyoming_rknn.server.tts import TtsEvents
 
@@ -48,8 +47,8 @@ class _Description:
 
     async def run(self) -> None:
         # Looking for voices reads folders.
-        info: Info = await asyncio.to_thread(lambda: tts_info(self._service.tts.offered()))
-        await self._connection.send(info.event())
+        offered = await asyncio.to_thread(self._service.tts.offered)
+        await self._connection.send(self._service.info.describe(offered))
 
     def cancel(self) -> None:
         pass

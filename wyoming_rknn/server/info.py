@@ -2,12 +2,28 @@
 
 from collections.abc import Sequence
 
+from wyoming.event import Event
 from wyoming.info import Attribution, Info, TtsProgram, TtsVoice, TtsVoiceSpeaker
 
 from wyoming_rknn import __version__
 from wyoming_rknn.tts.engine import TtsEngine, Voice
 
 _ATTRIBUTION = Attribution(name="wyoming-rknn", url="")
+
+
+class InfoCache:
+    """The description of what is offered now, made anew only when that changes: everyone polls it."""
+
+    def __init__(self) -> None:
+        self._offered: list[tuple[str, tuple[Voice, ...]]] = []
+        self._event = Info().event()
+
+    def describe(self, offered: Sequence[tuple[TtsEngine, Sequence[Voice]]]) -> Event:
+        """Return the `info` event for text-to-speech programs, in the order given."""
+        key = [(engine.name, tuple(voices)) for engine, voices in offered]
+        if key != self._offered:
+            self._offered, self._event = key, tts_info(offered).event()
+        return self._event
 
 
 def tts_info(offered: Sequence[tuple[TtsEngine, Sequence[Voice]]]) -> Info:

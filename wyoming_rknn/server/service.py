@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from wyoming_rknn.errors import Busy
 from wyoming_rknn.runtime.scheduler import Scheduler
+from wyoming_rknn.server.info import InfoCache
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.programs import Programs
 
@@ -16,6 +17,7 @@ class Service:
     settings: Settings
     scheduler: Scheduler
     tts: Programs
+    info: InfoCache = field(default_factory=InfoCache)
     _active: int = 0
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 

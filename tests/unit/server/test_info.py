@@ -5,7 +5,7 @@ from wyoming.info import Info
 
 from wyoming_rknn import __version__
 from wyoming_rknn.server.framing import encode
-from wyoming_rknn.server.info import tts_info
+from wyoming_rknn.server.info import InfoCache, tts_info
 from wyoming_rknn.tts.engine import Voice
 
 
@@ -66,3 +66,17 @@ def test_without_programs_there_is_an_answer_all_the_same():
     assert event.data["tts"] == []
     assert event.data["asr"] == []
     json.loads(encode(event).split(b"\n", 1)[1])
+
+
+def test_the_same_offer_is_described_once_and_another_one_anew():
+    class Engine:
+        name, description = "e", "an engine"
+
+    voices = [Voice("a", ("en-US", "en"), "A", 22050)]
+    cache = InfoCache()
+    first = cache.describe([(Engine(), voices)])
+    assert cache.describe([(Engine(), list(voices))]) is first
+    voices.append(Voice("b", ("de-DE", "de"), "B", 22050))
+    second = cache.describe([(Engine(), voices)])
+    assert [voice["name"] for voice in second.data["tts"][0]["voices"]] == ["a", "b"]
+    assert cache.describe([]).data["tts"] == []
