@@ -1,8 +1,5 @@
-"""PCM formats, conversion between int16 and float32, silence, WAV files."""
+"""Waveforms: conversion between int16 and float32, silence, gain."""
 
-import io
-import wave
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -12,20 +9,6 @@ Waveform: TypeAlias = NDArray[np.float32]
 """Mono audio, float32 [samples], nominally within ±1."""
 
 _INT16_PEAK = 32767.0
-
-
-@dataclass(frozen=True, slots=True)
-class PcmFormat:
-    """A raw PCM layout: rate in Hz, width in bytes per sample, channels."""
-
-    rate_hz: int
-    width: int = 2
-    channels: int = 1
-
-    @property
-    def bytes_per_second(self) -> int:
-        """Return how many bytes one second takes."""
-        return self.rate_hz * self.width * self.channels
 
 
 def to_int16(samples: Waveform) -> NDArray[np.int16]:
@@ -69,14 +52,3 @@ def apply_gain(samples: Waveform, gain: float) -> Waveform:
     bent = knee + room * np.tanh((magnitude - knee) / room)
     limited: Waveform = np.where(magnitude > knee, np.copysign(bent, louder), louder).astype(np.float32)
     return limited
-
-
-def wav_bytes(pcm: bytes, pcm_format: PcmFormat) -> bytes:
-    """Wrap raw PCM into a WAV file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as wav:
-        wav.setframerate(pcm_format.rate_hz)
-        wav.setsampwidth(pcm_format.width)
-        wav.setnchannels(pcm_format.channels)
-        wav.writeframes(pcm)
-    return buffer.getvalue()

@@ -8,6 +8,7 @@
     │   ├── VoiceNotFound (LookupError)
     │   ├── ProgramNotFound (LookupError)
     │   ├── Busy                        too many requests at once
+    │   ├── RequestTimeout              the rest of the request never came
     │   └── ShuttingDown
     ├── ModelError                      a model on disk cannot be used
     │   ├── ModelFileMissing (FileNotFoundError)
@@ -60,8 +61,10 @@ class VoiceNotFound(RequestError, LookupError):
 
     code = "voice-not-found"
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"voice {name!r} is not installed{did_you_mean(name, known)}")
+    def __init__(self, wanted: str, known: Iterable[str], *, is_language: bool = False) -> None:
+        problem = f"no installed voice speaks {wanted!r}" if is_language else f"voice {wanted!r} is not installed"
+        fix = did_you_mean(wanted, known) or "; `wyoming-rknn models list` and `describe` show what is"
+        super().__init__(problem + fix)
 
 
 class ProgramNotFound(RequestError, LookupError):
@@ -77,6 +80,12 @@ class Busy(RequestError):
     """More requests or connections than the server is set to take."""
 
     code = "busy"
+
+
+class RequestTimeout(RequestError):
+    """The client began a request and then sent no more of it."""
+
+    code = "timeout"
 
 
 class ShuttingDown(RequestError):
@@ -126,7 +135,7 @@ def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return a clause that names the known words closest to `name`, or how to see all of them."""
     names = sorted(set(known))
     folded = {candidate.casefold(): candidate for candidate in names}
-    close = [folded[match] for match in get_close_matches(name.casefold(), folded, n=limit, cutoff=0.5)]
+    close = [folded[match] for match in get_close_matches(name.casefold(), folded, n=limit, cutoff=0.6)]
     if close:
         return f"; did you mean {' or '.join(close)}?"
     if names and len(names) <= 8:

@@ -36,13 +36,26 @@ class Settings:
     )
     tts_uri: tuple[str, ...] = _setting("serve only text-to-speech here; repeatable", metavar="URI", default=())
     data_dir: tuple[Path, ...] = _setting(
-        "folder with models; repeatable, the first that has a name wins", metavar="DIR", default=()
+        "folder with models; repeatable, the first that has a name wins (default $XDG_DATA_HOME/wyoming-rknn, in a "
+        "container /data, and /share/wyoming-rknn)",
+        metavar="DIR",
+        default=(),
     )
-    cache_dir: Path | None = _setting("folder for what is derived from models", metavar="DIR", default=None)
+    cache_dir: Path | None = _setting(
+        "folder for what is derived from models (default $XDG_CACHE_HOME/wyoming-rknn, in a container /data/cache)",
+        metavar="DIR",
+        default=None,
+    )
 
-    voice: str | None = _setting("voice for requests that name none", metavar="NAME", default=None)
-    tts_engine: str | None = _setting("text-to-speech program listed first", metavar="NAME", default=None)
-    language: str | None = _setting("language of requests that name none", metavar="TAG", default=None)
+    voice: str | None = _setting(
+        "voice for requests that name none (default: the first one that speaks the language)",
+        metavar="NAME",
+        default=None,
+    )
+    tts_engine: str | None = _setting(
+        "text-to-speech program listed first (default piper)", metavar="NAME", default=None
+    )
+    language: str | None = _setting("language of requests that name none (default en-US)", metavar="TAG", default=None)
 
     length_scale: float = _setting("duration of speech: 2 is half as fast", metavar="X", default=1.0)
     noise_scale: float | None = _setting("variation of sound, 0 to 1 (default: the voice's)", metavar="X", default=None)
@@ -200,7 +213,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 RESERVED_VARIABLES = frozenset({"config", "test_data"})
-"""Variables with the prefix that are no settings of the tree."""
+"""Variables with the prefix that are no settings: the file itself, and where the tests find their voices."""
 
 
 def from_file(path: Path) -> dict[str, Any]:

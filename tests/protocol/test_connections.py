@@ -232,3 +232,20 @@ async def test_c10_more_requests_than_may_be_worked_on_are_refused(log: Log):
         async with server.connect() as client:
             await client.say("x")
     log.check(warnings=1)
+
+
+async def test_c10_streams_without_text_keep_nobody_from_being_served(log: Log):
+    async with serving(max_requests=2) as server, contextlib.AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(server.connect()) for _ in range(4)]
+        for client in silent:
+            await client.send("synthesize-start")
+            await client.send("synthesize-chunk", {"text": ""})
+        async with server.connect() as client:
+            await client.describe()
+            await client.say("x")
+        # Whoever has something to say gets its turn.
+        for client in silent:
+            await client.send("synthesize-chunk", {"text": "x"})
+            await client.send("synthesize-stop")
+            await client.hear(streaming=True)
+    log.check()

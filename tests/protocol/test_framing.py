@@ -159,8 +159,22 @@ async def test_c04_many_pipelined_requests_and_then_too_many(log: Log):
                 await client.expect("info")
         log.check()
         async with server.connect() as client:
-            await client.write(frame("synthesize", {"text": "x" * 1000}) + 500 * inline("describe"))
-            assert "busy" in [event.data.get("code") for event in await client.rest()]
+            await client.write(frame("synthesize", {"text": "x" * 100}) + 500 * inline("describe"))
+            await client.hear()
+            *infos, error = await client.rest()
+            assert error.data["code"] == "busy"
+            # The one that is being answered does not wait.
+            assert [event.type for event in infos] in (63 * ["info"], 64 * ["info"])
+    log.check(warnings=1)
+
+
+async def test_c04_too_many_describes_get_as_many_answers_as_were_taken_in(log: Log):
+    async with serving() as server, server.connect() as client:
+        await client.write(80 * inline("describe"))
+        *infos, error = await client.rest()
+        assert len(infos) >= 64
+        assert {event.type for event in infos} == {"info"}
+        assert error.data["code"] == "busy"
     log.check(warnings=1)
 
 
@@ -226,12 +240,36 @@ async def test_c06_what_was_answered_before_a_malformed_frame_is_kept(log: Log):
     log.check(warnings=1)
 
 
+@pytest.mark.parametrize("garbage", [b"hello\n", b'{"type":"x","data_length":-1}\n', 70000 * b"x"])
+async def test_c06_what_was_asked_before_a_malformed_frame_is_answered(garbage: bytes, log: Log):
+    async with serving(script=Script(window_s=0.02)) as server, server.connect() as client:
+        await client.write(
+            inline("describe") + frame("synthesize", {"text": "Hello."}) + inline("describe") + garbage + b"{}\n"
+        )
+        await client.expect("info")
+        assert (await client.hear()).samples.tolist() == audio("Hello.", ALTO).tolist()
+        await client.expect("info")
+        await client.expect_error("protocol-error")
+        await client.expect_end()
+    log.check(warnings=1)
+
+
+async def test_c06_a_malformed_frame_within_a_stream_ends_it(log: Log):
+    async with serving() as server, server.connect() as client:
+        await client.write(inline("describe") + frame("synthesize-start") + inline("describe") + b"hello\n")
+        await client.expect("info")
+        await client.expect_error("protocol-error")
+        await client.expect_end()
+    log.check(warnings=1)
+
+
 async def test_c06_nothing_follows_the_error_that_ends_a_connection(log: Log):
     times = 20
     async with serving(script=Script(window_samples=64)) as server:
         for _ in range(times):
             async with server.connect() as client:
-                await client.send("synthesize", {"text": "x" * 1000})
+                await client.send("synthesize-start")
+                await client.send("synthesize-chunk", {"text": "x" * 1000 + ". And"})
                 await client.expect("audio-start")
                 await client.write(b"\n")
                 events = await client.rest()
@@ -337,6 +375,43 @@ async def test_c08_silence_between_requests_is_no_fault(log: Log):
 async def test_c08_a_client_that_waits_for_its_answer_is_not_idle(log: Log):
     async with serving(idle_timeout=0.2, script=Script(encode_s=0.7)) as server, server.connect() as client:
         await client.say("Hello.")
+    log.check()
+
+
+@pytest.mark.parametrize("text", ["", "Hello. ", "Hello. And"])
+async def test_c08_a_stream_whose_text_stays_away_ends_in_an_error(text: str, log: Log):
+    async with serving(idle_timeout=0.6) as server, server.connect() as client:
+        await client.send("synthesize-start")
+        await client.send("synthesize-chunk", {"text": text})
+        *heard, error = await client.rest()
+        assert error.data["code"] == "timeout"
+        assert "--idle-timeout" in error.data["text"]
+        expected = audio("Hello.", ALTO).tobytes() if text else b""
+        assert b"".join(event.payload for event in heard) == expected
+    log.check(warnings=1)
+
+
+async def test_c08_a_stream_that_is_still_being_spoken_is_not_idle(log: Log):
+    async with serving(idle_timeout=0.2, script=Script(encode_s=0.7)) as server, server.connect() as client:
+        await client.send("synthesize-start")
+        # The second sentence is not spoken before the text goes on or pauses for 300 ms.
+        await client.send("synthesize-chunk", {"text": "One. Two."})
+        heard = b""
+        while len(heard) < audio("One.", ALTO).nbytes:
+            event = await client.receive()
+            assert event is not None
+            assert event.type != "error"
+            heard += event.payload
+    log.check()
+
+
+async def test_c08_a_stream_behind_another_request_is_not_idle(log: Log):
+    async with serving(idle_timeout=0.4, script=Script(encode_s=1.0)) as server, server.connect() as client:
+        await client.write(frame("synthesize", {"text": "Hello."}) + frame("synthesize-start"))
+        await client.hear()
+        await client.send("synthesize-chunk", {"text": "Bye."})
+        await client.send("synthesize-stop")
+        await client.hear(streaming=True)
     log.check()
 
 

@@ -130,6 +130,35 @@ async def test_c15_a_voice_put_into_the_folder_is_there_at_once(tmp_path: Path, 
     log.check(warnings=1)
 
 
+async def test_c15_a_broken_voice_is_not_offered_and_its_fault_is_told(tmp_path: Path, voices: Path, log: Log):
+    shutil.copytree(voices / "sano-kristin", tmp_path / "bbb")
+    config = (tmp_path / "bbb" / "config.json").read_bytes()
+    for name, content in (("aaa", b"no graph"), ("half", None)):
+        (tmp_path / f"{name}.onnx.json").write_bytes(config)
+        if content:
+            (tmp_path / f"{name}.onnx").write_bytes(content)
+    settings = Settings(data_dir=(tmp_path,), cache_dir=tmp_path / "cache")
+    async with serving(PiperEngine(settings, Store((tmp_path,)))) as server:
+
+        async def offered() -> list[str]:
+            async with server.connect() as client:
+                return [voice["name"] for voice in (await client.describe()).data["tts"][0]["voices"]]
+
+        assert await offered() == ["aaa", "bbb"]
+        for voice, code, fix in (
+            ({}, "model-invalid", "aaa.onnx"),
+            ({"voice": {"name": "aaa"}}, "model-invalid", "aaa.onnx"),
+            ({"voice": {"name": "half"}}, "model-file-missing", "put half.onnx beside it"),
+        ):
+            async with server.connect() as client:
+                await client.send("synthesize", {"text": "Hello.", **voice})
+                assert fix in (await client.expect_error(code)).data["text"]
+            assert await offered() == ["bbb"]
+        async with server.connect() as client:
+            assert (await client.say("Hello.")).samples.any()
+    log.check(warnings=4)
+
+
 async def test_c15_a_program_is_selected_for_the_connection():
     other = Voice("other-voice", ("en-US", "en"), "Other", 22050)
     engines = (FakeEngine(), FakeEngine(voices=[other], name="other"))

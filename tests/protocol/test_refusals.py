@@ -3,9 +3,11 @@
 import pytest
 from protocol.harness import homeassistant
 from protocol.harness.client import inline
-from protocol.harness.fake_engine import ALTO, BASS, DUO, FakeEngine, Script, audio
+from protocol.harness.fake_engine import ALTO, BASS, DUO, FakeEngine, Script, audio, pause
 from protocol.harness.log import Log
 from protocol.harness.servers import serving
+
+from wyoming_rknn.tts.engine import Prosody
 
 HELLO = audio("Hello.", ALTO).tolist()
 
@@ -96,6 +98,17 @@ BAD_REQUESTS = {
 }
 
 
+for key, bad in {
+    "length_scale": [0, 0.09, 10.1, -1, True, "1", [1], {}, 10**400],
+    "noise_scale": [-0.1, 2.1, "0.5"],
+    "noise_w": [-0.1, 2.1],
+    "noise_w_scale": [-0.1, 2.1, False],
+    "sentence_silence": [-0.1, 10.1, "1"],
+}.items():
+    # With a good number beside it, since one of them has two names.
+    BAD_REQUESTS |= {f"{key} is {str(value)[:9]}": {"text": "Hello.", "noise_w": 0.5, key: value} for value in bad}
+
+
 @pytest.mark.parametrize("data", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
 async def test_c39_a_request_with_bad_fields_ends_in_an_error_and_the_connection_too(data, log: Log):
     async with serving() as server, server.connect() as client:
@@ -106,12 +119,48 @@ async def test_c39_a_request_with_bad_fields_ends_in_an_error_and_the_connection
     assert server.engine.texts == []
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({}, Prosody(1.0)),
+        ({"length_scale": None, "noise_scale": None, "noise_w": None, "sentence_silence": None}, Prosody(1.0)),
+        ({"length_scale": 2, "noise_scale": 0, "noise_w": 0.5}, Prosody(2.0, 0.0, 0.5)),
+        ({"noise_w_scale": 0.25}, Prosody(1.0, None, 0.25)),
+        ({"noise_w": 0.5, "noise_w_scale": 0.25}, Prosody(1.0, None, 0.5)),
+        ({"length_scale": 0.1, "noise_scale": 2.0, "noise_w": 0.0}, Prosody(0.1, 2.0, 0.0)),
+    ],
+)
+async def test_c38_a_request_may_say_how_it_is_to_be_spoken(data, expected, streaming: bool, log: Log):
+    async with serving() as server, server.connect() as client:
+        speech = await (client.stream(["Hello."], **data) if streaming else client.say("Hello.", **data))
+        assert speech.samples.tolist() == audio("Hello.", ALTO, length=expected.length_scale).tolist()
+        assert [request.prosody for request in server.engine.requests] == [expected]
+    log.check()
+
+
+@pytest.mark.parametrize(
+    ("data", "pause_s"), [({}, 0.1), ({"sentence_silence": 0.5}, 0.5), ({"sentence_silence": 0}, 0)]
+)
+async def test_c38_a_request_may_say_how_long_pauses_are(data, pause_s: float):
+    async with serving(sentence_silence=0.1) as server, server.connect() as client:
+        speech = await client.say("Hello there. Good bye then.", **data)
+    silent = [*audio("Hello there.", ALTO), *pause(pause_s, ALTO), *audio("Good bye then.", ALTO)]
+    assert speech.samples.tolist() == silent
+
+
 async def test_c39_a_stream_with_bad_fields_ends_in_an_error_and_the_connection_too(log: Log):
     async with serving() as server, server.connect() as client:
         await client.send("synthesize-start", {"voice": 5})
         await client.expect_error("invalid-request")
         await client.expect_end()
-    log.check(warnings=1)
+    async with serving() as server, server.connect() as client:
+        await client.send("synthesize-start", {"length_scale": 11})
+        error = await client.expect_error("invalid-request")
+        assert "'length_scale' of 'synthesize-start'" in error.data["text"]
+        assert "between 0.1 and 10" in error.data["text"]
+        await client.expect_end()
+    log.check(warnings=2)
 
 
 async def test_c39_what_was_asked_before_a_bad_request_is_answered(log: Log):

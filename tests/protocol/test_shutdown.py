@@ -1,9 +1,11 @@
 """Conformance item 11: the server ends soon, whatever is going on."""
 
+import asyncio
 import json
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,8 +14,14 @@ from typing import IO
 
 import pytest
 from protocol.harness.client import PATIENCE_S, frame
-from protocol.harness.fake_engine import Script
+from protocol.harness.fake_engine import FakeEngine, Script
 from protocol.harness.servers import ServerProcess
+
+from wyoming_rknn.runtime.scheduler import Scheduler
+from wyoming_rknn.server import app
+from wyoming_rknn.server.service import Service
+from wyoming_rknn.settings import Settings
+from wyoming_rknn.tts.programs import Programs
 
 IN_TIME_S = 3.0
 SLOW = Script(window_s=0.5, window_samples=22050)
@@ -143,6 +151,43 @@ def test_c11_the_server_ends_while_a_voice_is_loaded(number: signal.Signals, lau
         connection.sendall(frame("synthesize", {"text": "Hello."}))
         assert server.stop(number) < IN_TIME_S
     server.check_log()
+
+
+async def test_c11_all_steps_of_the_end_share_one_deadline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    stuck = threading.Event()
+
+    class StuckAnnouncer:
+        def __init__(self, announcements: object) -> None:
+            pass
+
+        async def start(self) -> None:
+            pass
+
+        async def close(self) -> None:
+            await asyncio.sleep(60)
+
+    async def open_stuck(limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, threading.Thread]:
+        # A client that says nothing, and a full disk behind stdout.
+        ours, theirs = socket.socketpair()
+        stack.callback(theirs.close)
+        copier = threading.Thread(target=stuck.wait, args=(30,), daemon=True)
+        copier.start()
+        return (*await asyncio.open_unix_connection(sock=ours, limit=limit), copier)
+
+    monkeypatch.setattr(app, "Announcer", StuckAnnouncer)
+    monkeypatch.setattr(app, "open_stdio", open_stuck)
+    settings = Settings(uri=("tcp://127.0.0.1:0", f"unix://{tmp_path}/socket", "stdio://"), cache_dir=tmp_path)
+    with ExitStack() as stack:
+        scheduler = Scheduler()
+        stack.callback(scheduler.close)
+        stack.callback(stuck.set)
+        server = app.Server(Service(settings, scheduler, Programs((FakeEngine(),), settings)))
+        await server.start()
+        begin = time.monotonic()
+        await server.close()
+        # One after the other, they would take 3 s.
+        assert time.monotonic() - begin < 2.7
+        assert not (tmp_path / "socket").exists()
 
 
 def _cutting(launch: Callable[..., ServerProcess], voices: Path) -> tuple[ServerProcess, list[int]]:

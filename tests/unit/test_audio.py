@@ -1,23 +1,15 @@
-import io
-import wave
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wyoming_rknn.audio import PcmFormat, apply_gain, from_int16, silence, to_bytes, to_int16, wav_bytes
+from wyoming_rknn.audio import apply_gain, from_int16, silence, to_bytes, to_int16
 
 GAINS = st.floats(0, 10, width=32)
 
 
 def samples(*values):
     return np.array(values, np.float32)
-
-
-def test_a_second_of_pcm():
-    assert PcmFormat(22050).bytes_per_second == 44100
-    assert PcmFormat(48000, 3, 2).bytes_per_second == 288000
 
 
 def test_int16_is_truncated_and_clipped():
@@ -77,9 +69,3 @@ def test_the_limiter_has_no_corner_and_keeps_the_order():
     assert np.all(slope > -0.02)
     # A kink would be a jump of the slope from 4 to less.
     assert np.abs(np.diff(slope)).max() < 0.1
-
-
-def test_a_wav_file_holds_the_samples():
-    with wave.open(io.BytesIO(wav_bytes(b"\x01\x02\x03\x04", PcmFormat(22050)))) as wav:
-        assert wav.getparams()[:4] == (1, 2, 22050, 2)
-        assert wav.readframes(2) == b"\x01\x02\x03\x04"

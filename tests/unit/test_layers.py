@@ -23,7 +23,10 @@ LAYERS = (
     {"errors"},
 )
 """From top to bottom; what stands side by side does not know of each other."""
-GRAPH_SURGERY = {f"tts/piper/{name}.py" for name in ("cut", "receptive_field", "split", "surgery", "verify")}
+GRAPH_SURGERY = {
+    f"tts/piper/{name}.py"
+    for name in ("cut", "facts", "inference", "lean", "receptive_field", "simplify", "split", "surgery", "verify")
+}
 """Run in a child process that splits a voice."""
 TEXT_FILES = {".cfg", ".json", ".jsonl", ".md", ".py", ".sh", ".toml", ".tsv", ".txt", ".yaml", ".yml", ""}
 OUTSIDE = re.compile(r"\.(?!ci$|github$).*|venv.*|__pycache__|build|dist|.*\.egg-info")

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import socket
 import sys
 import time
 
+from wyoming_rknn.cli.arguments import add_settings, settings_from
 from wyoming_rknn.errors import UsageError
-from wyoming_rknn.settings import DEFAULT_URI, ENV_PREFIX
+from wyoming_rknn.settings import DEFAULT_URI
 
 HELP = "exit 0 when the service answers within a second"
 
@@ -17,7 +17,7 @@ _TIMEOUT_S = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--uri", metavar="URI", help="address of the service")
+    add_settings(parser, ("uri", "tts_uri"))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,10 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
     # Imported without the wyoming package: a probe runs every few seconds on a small board.
     from wyoming_rknn.server.endpoint import Endpoint
 
-    configured = [uri for name in ("URI", "TTS_URI") for uri in os.environ.get(ENV_PREFIX + name, "").split()]
-    uri = arguments.uri or next((uri for uri in configured if not uri.startswith("stdio")), DEFAULT_URI)
-    endpoint = Endpoint.parse(uri)
-    if endpoint.scheme == "stdio":
+    settings = settings_from(arguments)
+    endpoints = [Endpoint.parse(uri) for uri in (*settings.uri, *settings.tts_uri) or (DEFAULT_URI,)]
+    endpoint = next((endpoint for endpoint in endpoints if endpoint.scheme != "stdio"), None)
+    if endpoint is None:
         raise UsageError("a service on stdio cannot be asked from outside; name its tcp or unix address with --uri")
     deadline = time.monotonic() + _TIMEOUT_S
     try:

@@ -4,6 +4,7 @@ import argparse
 import sys
 import wave
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,19 +60,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(audio: "Iterable[Waveform]", rate_hz: int, output: str) -> None:
-    from wyoming_rknn.audio import to_bytes
+    from wyoming_rknn.audio import silence, to_bytes
 
     if output == "-":
         for waveform in audio:
             sys.stdout.buffer.write(to_bytes(waveform))
             sys.stdout.buffer.flush()
         return
+    # A text that cannot be spoken leaves an older file as it is.
+    spoken = iter(audio)
+    first = next(spoken, silence(0.0, rate_hz))
     try:
         with Path(output).open("wb") as file, wave.open(file) as wav:
             wav.setframerate(rate_hz)
             wav.setsampwidth(2)
             wav.setnchannels(1)
-            for waveform in audio:
+            for waveform in chain((first,), spoken):
                 wav.writeframes(to_bytes(waveform))
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}; choose another file with --output") from None

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wyoming_rknn.errors import ModelError, ModelInvalid
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -32,6 +34,13 @@ class Problem:
     path: Path
     message: str
     """One sentence that says what is wrong and how to mend it."""
+    name: str
+    """What the model would be called."""
+    kind: type[ModelError] = ModelInvalid
+
+    def error(self) -> ModelError:
+        """Return a new error: one that was raised before would keep hold of what it passed through."""
+        return self.kind(self.message)
 
 
 @dataclass(frozen=True, slots=True)

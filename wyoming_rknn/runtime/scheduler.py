@@ -60,9 +60,9 @@ class Scheduler:
         self._devices = {name: _Device(name, slots, clock) for name, slots in (devices or {CPU: 1}).items()}
         self._order = itertools.count()
 
-    def stream(self) -> "Stream":
-        """Open the account of one listener."""
-        return Stream(self)
+    def stream(self, *, background: bool = False) -> "Stream":
+        """Open the account of one listener, or of work that nobody listens to, which comes last."""
+        return Stream(self, background)
 
     def close(self, timeout_s: float = 0.0) -> bool:
         """Refuse further work, cancel what waits, and return whether all devices fell idle in time."""
@@ -83,8 +83,9 @@ class Stream:
     Positions are seconds of audio from the beginning of the reply. Safe to use from any thread.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, background: bool = False) -> None:
         self._scheduler = scheduler
+        self._background = background
         self._waiting_since: float | None = None
         self._started_at: float | None = None
         self._cancelled = threading.Event()
@@ -102,7 +103,9 @@ class Stream:
 
     @property
     def playback_s(self) -> float:
-        """Return when playback began, or must begin, on the scheduler's clock; infinite before anything is queued."""
+        """Return when playback began, or must begin, on the scheduler's clock; infinite while there is no need."""
+        if self._background:
+            return math.inf
         if self._started_at is not None:
             return self._started_at
         return math.inf if self._waiting_since is None else self._waiting_since + PATIENCE_S
@@ -129,7 +132,8 @@ class Stream:
         if self._started_at is not None:
             # A listener who ran dry, say because the text paused, plays on from when there is sound again.
             self._started_at = max(self._started_at, now - at_s)
-        return self._scheduler._submit(self, device, work, at_s, self._started_at is None and at_s <= 0.0)
+        eager = self._started_at is None and at_s <= 0.0 and not self._background
+        return self._scheduler._submit(self, device, work, at_s, eager)
 
     def cancel(self) -> None:
         """Give up all work that has not begun; what runs is finished and thrown away."""

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ from wyoming_rknn.tts.programs import Wanted
 
 _LOGGER = logging.getLogger(__name__)
 
-_SHUTDOWN_S = 1.0
+_SHUTDOWN_S = 2.0
+"""How long the end may take, all in all."""
+_GRACE_S = 1.0
 """How long clients may take to receive what is under way when the server stops."""
 _WARM_UP = "1 2 3 4 5 6 7 8 9 10."
 """Speakable in every language, and a few seconds long."""
@@ -95,21 +98,23 @@ class Server:
         """Refuse new connections, end the open ones with an answer, withdraw the announcement."""
         for listener in self._listeners:
             listener.close()
-        endings: list[asyncio.Task[None]] = []
-        for connection in list(self._connections):
-            endings.append(asyncio.create_task(connection.shut_down(_SHUTDOWN_S)))
+        endings = [asyncio.create_task(self._end_connections(time.monotonic() + _SHUTDOWN_S))]
         if self._announcer is not None:
             endings.append(asyncio.create_task(self._announcer.close()))
-        if endings:
-            await asyncio.wait(endings, timeout=2 * _SHUTDOWN_S)
+        await asyncio.wait(endings, timeout=_SHUTDOWN_S)
+        for endpoint in self._unix:
+            endpoint.path.unlink(missing_ok=True)
+
+    async def _end_connections(self, end: float) -> None:
+        """End all connections, and write out what is left for stdout, by the time `end`."""
+        if self._connections:
+            await asyncio.wait([asyncio.create_task(each.shut_down(_GRACE_S)) for each in self._connections])
         for task in self._connections.values():
             task.cancel()
         if self._connections:
-            await asyncio.wait(self._connections.values(), timeout=_SHUTDOWN_S / 2)
+            await asyncio.wait(self._connections.values(), timeout=max(0.0, end - time.monotonic()))
         if self._copier is not None:
-            await asyncio.to_thread(self._copier.join, _SHUTDOWN_S)
-        for endpoint in self._unix:
-            endpoint.path.unlink(missing_ok=True)
+            await asyncio.to_thread(self._copier.join, max(0.0, end - time.monotonic()))
 
     async def _listen(self, listener: socket.socket) -> None:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,22 +173,28 @@ def prepare_default_voice(service: Service) -> None:
 
     Blocks. What goes wrong is logged: requests will report it again, and other voices may still speak.
     """
-    stream = service.scheduler.stream()
+    stream = service.scheduler.stream(background=True)
+    tried: set[str] = set()
     try:
-        choice = service.tts.choose(Wanted())
-        choice.engine.prepare(choice.voice.name)
-        _LOGGER.info("%s speaks by default (%s)", choice.voice.name, choice.engine.name)
-        # The first run of a graph allocates, the first sentence of a language loads its tables.
-        feed = TextFeed(choice.voice.language)
-        feed.write(_WARM_UP)
-        feed.end()
-        for _ in Narrator(choice.engine, choice.voice, Manner(), stream).narrate(feed):
-            pass
+        # A voice that turns out to be broken is no longer offered, so the next one is the default.
+        while (choice := service.tts.choose(Wanted())).voice.name not in tried:
+            tried.add(choice.voice.name)
+            try:
+                choice.engine.prepare(choice.voice.name)
+                _LOGGER.info("%s speaks by default (%s)", choice.voice.name, choice.engine.name)
+                # The first run of a graph allocates, the first sentence of a language loads its tables.
+                feed = TextFeed(choice.voice.language)
+                feed.write(_WARM_UP)
+                feed.end()
+                for _ in Narrator(choice.engine, choice.voice, Manner(), stream).narrate(feed):
+                    pass
+                return
+            except SpeechServerError as error:
+                _LOGGER.warning("the default voice cannot be loaded: %s", error)
     except Cancelled:
         _LOGGER.debug("warm-up given up")
     except Exception as error:
-        reason = str(error) if isinstance(error, SpeechServerError) else f"{type(error).__name__}: {error}"
-        _LOGGER.warning("the default voice cannot be loaded: %s", reason)
+        _LOGGER.warning("no default voice could be loaded: %s: %s", type(error).__name__, error)
     finally:
         stream.cancel()
 

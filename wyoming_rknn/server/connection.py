@@ -20,15 +20,18 @@ from wyoming_rknn.errors import (
     Cancelled,
     ProtocolError,
     RequestError,
+    RequestTimeout,
     ShuttingDown,
     SpeechServerError,
 )
-from wyoming_rknn.server.framing import FrameLimits, FrameReader, encode
+from wyoming_rknn.server.framing import FrameLimits, FrameReader, Idle, encode
 
 _LOGGER = logging.getLogger(__name__)
 
 _LINGER_S = 1.0
 """How long input is thrown away after the last answer, lest unread bytes reset the connection and lose it."""
+_PONG_BYTES = 65536
+"""How much more than other answers may be unsent before a `ping` goes unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,11 @@ class EventFamily(Protocol):
         Raises `RequestError` for bad fields, which ends no request.
         """
 
-    def cancel(self) -> None:
-        """Give up what is still being taken in."""
+    def starved(self) -> bool:
+        """Tell whether a request can go on only once the client sends more of it."""
+
+    def cancel(self, reason: RequestError | None = None) -> None:
+        """Give up what is still being taken in; a reason ends it, and with it the connection, with an error."""
 
 
 class Connection:
@@ -125,23 +131,21 @@ class Connection:
 
     async def send(self, event: Event, *, last: bool = False) -> None:
         """Queue an event; waits while too much is unsent. Raises `Disconnected`, also for all that follows the last."""
-        if self._ended or self._writer.is_closing():
-            raise Disconnected
-        self._writer.write(encode(event))
+        self._write(event)
         self._ended = last
         try:
-            async with asyncio.timeout(self._limits.write_s):
+            async with asyncio.timeout(self._limits.write_s) as patience:
                 await self._writer.drain()
-        except TimeoutError:
-            _LOGGER.warning(
-                "%s: dropped, it read nothing for %g s with %d bytes waiting",
-                self.name,
-                self._limits.write_s,
-                self._writer.transport.get_write_buffer_size(),
-            )
-            _abort(self._writer.transport)
-            raise Disconnected from None
         except OSError:
+            # A `TimeoutError` may also be the kernel's word for a lost peer.
+            if patience.expired():
+                _LOGGER.warning(
+                    "%s: dropped, it read nothing for %g s with %d bytes waiting",
+                    self.name,
+                    self._limits.write_s,
+                    self._writer.transport.get_write_buffer_size(),
+                )
+                _abort(self._writer.transport)
             raise Disconnected from None
 
     async def request(self, request: Request) -> None:
@@ -178,8 +182,9 @@ class Connection:
             while True:
                 try:
                     event = await self._frames.read()
-                except TimeoutError:
+                except Idle:
                     if self.busy:
+                        self._check_progress()
                         continue
                     _LOGGER.debug("%s: closed, idle", self.name)
                     self._closing = True
@@ -187,16 +192,24 @@ class Connection:
                 if event is None:
                     return
                 await self._dispatch(event)
-        except (ProtocolError, Busy) as error:
-            await self._end_with(error)
+        except (ProtocolError, Busy, RequestTimeout) as error:
+            # What was taken in before is answered first; what is not complete never will be.
+            self._abandon_intake(error)
+            self._queue.put_nowait(Refusal(self, error, closes=True))
         except (OSError, Disconnected) as error:
             _LOGGER.debug("%s: disconnected: %s", self.name, error)
             self._closing = True
 
+    def _check_progress(self) -> None:
+        if any(family.starved() for family in self._families):
+            raise RequestTimeout(
+                f"nothing was sent for {self._limits.frames.idle_s:g} s though the request is not complete; "
+                "send all of it, or set a longer --idle-timeout"
+            )
+
     async def _dispatch(self, event: Event) -> None:
         if Ping.is_type(event.type):
-            text = event.data.get("text")
-            await self.send(Pong(text=text if isinstance(text, str) else None).event())
+            self._pong(event)
             return
         try:
             for family in self._families:
@@ -206,6 +219,19 @@ class Connection:
             await self.request(Refusal(self, error))
             return
         _LOGGER.debug("%s: ignored unknown event %r", self.name, event.type)
+
+    def _pong(self, ping: Event) -> None:
+        # Does not wait for a slow reader: text, audio and the end of the connection must not go unseen meanwhile.
+        if self._writer.transport.get_write_buffer_size() > self._limits.buffered_bytes + _PONG_BYTES:
+            _LOGGER.debug("%s: ping left unanswered, too much is unsent", self.name)
+            return
+        text = ping.data.get("text")
+        self._write(Pong(text=text if isinstance(text, str) else None).event())
+
+    def _write(self, event: Event) -> None:
+        if self._ended or self._writer.is_closing():
+            raise Disconnected
+        self._writer.write(encode(event))
 
     async def _answer_requests(self) -> None:
         while (request := await self._queue.get()) is not None:
@@ -244,9 +270,9 @@ class Connection:
                 request.cancel()
         self._abandon_intake()
 
-    def _abandon_intake(self) -> None:
+    def _abandon_intake(self, reason: RequestError | None = None) -> None:
         for family in self._families:
-            family.cancel()
+            family.cancel(reason)
 
     async def _flush(self) -> None:
         if self._writer.is_closing():

@@ -5,7 +5,7 @@ import asyncio
 from wyoming.event import Event
 from wyoming.info import Describe, SelectProgram
 
-from wyoming_rknn.errors import InvalidRequest
+from wyoming_rknn.errors import InvalidRequest, RequestError
 from wyoming_rknn.server.connection import Connection
 from wyoming_rknn.server.service import Service
 from wyoming_rknn.server.tts import TtsEvents
@@ -29,7 +29,11 @@ class DescribeEvents:
             return False
         return True
 
-    def cancel(self) -> None:
+    def starved(self) -> bool:
+        """Return `False`: these events arrive whole."""
+        return False
+
+    def cancel(self, reason: RequestError | None = None) -> None:
         """Do nothing: these events arrive whole."""
 
     def _select(self, event: Event) -> None:

@@ -1,17 +1,21 @@
 """Where the server listens: tcp, unix and stdio addresses."""
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from wyoming_rknn.errors import UsageError
 
 BACKLOG = 512
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+"""A peer that vanished without a word is given up after a minute of silence: 30 s, then three probes 10 s apart."""
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,12 @@ def bind(endpoint: Endpoint) -> list[socket.socket]:
             return [_bind_unix(endpoint.path)]
         listeners = _bind_tcp(endpoint.host, endpoint.port)
         for listener in listeners:
-            # Connections inherit it. asyncio sets it only on sockets that name their protocol, which these do not;
-            # without it small events wait 40 ms for the peer's delayed acknowledgement.
+            # Connections inherit these. asyncio sets TCP_NODELAY only on sockets that name their protocol, which these
+            # do not; without it small events wait 40 ms for the peer's delayed acknowledgement.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                listener.setsockopt(socket.IPPROTO_TCP, option, value)
         return listeners
     except OSError as error:
         reason = error.strerror or str(error)
@@ -82,12 +89,22 @@ def _bind_tcp(host: str, port: int) -> list[socket.socket]:
         host = "0.0.0.0"
     resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
+    missing: OSError | None = None
     with contextlib.ExitStack() as undo:
         for family, _, _, _, address in dict.fromkeys(resolved):
             # One port for all addresses of a name, also when the system chooses it.
             chosen = listeners[0].getsockname()[1] if listeners else port
-            where = (str(address[0]), chosen)
-            listeners.append(undo.enter_context(socket.create_server(where, family=family, backlog=BACKLOG)))
+            # Link-local addresses need the scope, which comes last.
+            where: Any = (address[0], chosen, *address[2:])
+            try:
+                listeners.append(undo.enter_context(socket.create_server(where, family=family, backlog=BACKLOG)))
+            except OSError as error:
+                # "localhost" is ::1 too, also where IPv6 is switched off.
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = missing or error
+        if missing is not None and not listeners:
+            raise missing
         undo.pop_all()
     return listeners
 

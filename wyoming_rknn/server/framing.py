@@ -24,6 +24,10 @@ class FrameLimits:
     """From an event's first byte to its last."""
 
 
+class Idle(Exception):
+    """No event began within the idle time. Not a `TimeoutError`: that is also how the kernel reports a lost peer."""
+
+
 class FrameReader:
     """Read events from a stream; nothing larger than the limits is ever buffered."""
 
@@ -34,19 +38,27 @@ class FrameReader:
     async def read(self) -> Event | None:
         """Return the next event, or `None` at the end of the stream, in the middle of an event too.
 
-        Raises `ProtocolError` for what is not Wyoming, `TimeoutError` if no event begins within the idle time.
+        Raises `ProtocolError` for what is not Wyoming, `Idle` if no event begins within the idle time, and `OSError`,
+        `TimeoutError` included, for a connection that is lost.
         """
-        async with asyncio.timeout(self._limits.idle_s):
-            first = await self._reader.read(1)
+        try:
+            async with asyncio.timeout(self._limits.idle_s) as patience:
+                first = await self._reader.read(1)
+        except TimeoutError:
+            if patience.expired():
+                raise Idle from None
+            raise
         if not first:
             return None
         try:
-            async with asyncio.timeout(self._limits.frame_s):
+            async with asyncio.timeout(self._limits.frame_s) as patience:
                 return await self._read_frame(first)
         except asyncio.IncompleteReadError:
             return None
         except TimeoutError:
-            raise ProtocolError(f"an event did not arrive in full within {self._limits.frame_s:g} s") from None
+            if patience.expired():
+                raise ProtocolError(f"an event did not arrive in full within {self._limits.frame_s:g} s") from None
+            raise
 
     async def _read_frame(self, first: bytes) -> Event:
         line = first

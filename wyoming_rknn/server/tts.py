@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -11,9 +12,12 @@ from wyoming.event import Event
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped
 
 from wyoming_rknn.audio import Waveform, silence, to_bytes
-from wyoming_rknn.errors import Cancelled, InvalidRequest
+from wyoming_rknn.errors import Cancelled, InvalidRequest, RequestError, UsageError
 from wyoming_rknn.server.connection import Connection, Refusal
 from wyoming_rknn.server.service import Service
+from wyoming_rknn.settings import Settings
+from wyoming_rknn.text.passage import Passage
+from wyoming_rknn.tts.engine import Prosody
 from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
 from wyoming_rknn.tts.programs import Choice, Wanted
 
@@ -60,10 +64,14 @@ class TtsEvents:
             return False
         return True
 
-    def cancel(self) -> None:
+    def starved(self) -> bool:
+        """Tell whether all there is to do is to wait for a stream's text."""
+        return self._open is not None and self._open.starved
+
+    def cancel(self, reason: RequestError | None = None) -> None:
         """Give up a stream whose text has not ended."""
         if self._open is not None:
-            self._open.cancel()
+            self._open.cancel(reason)
             self._open = None
 
     async def _synthesize(self, event: Event) -> None:
@@ -76,7 +84,8 @@ class TtsEvents:
         try:
             if not streaming:
                 _text(event)
-            reply = Reply(self._connection, self._service, _wanted(event), self._program, streaming, _is_ssml(event))
+            wanted, manner = _wanted(event), _manner(event, self._service.settings)
+            reply = Reply(self._connection, self._service, wanted, manner, self._program, streaming, _is_ssml(event))
         except InvalidRequest as error:
             await self._connection.request(Refusal(self._connection, error, closes=True))
             return None
@@ -97,6 +106,7 @@ class Reply:
         connection: Connection,
         service: Service,
         wanted: Wanted,
+        manner: Manner,
         program: str | None,
         streaming: bool,
         is_ssml: bool,
@@ -104,25 +114,33 @@ class Reply:
         self._connection = connection
         self._service = service
         self._wanted = wanted
+        self._manner = manner
         self._program = program
         self._streaming = streaming
         self._is_ssml = is_ssml
         self._stream = service.scheduler.stream()
         self._early: list[str | None] = []
-        self._feed: TextFeed | None = None
+        self._feed: _Feed | None = None
+        self._has_text = asyncio.Event()
         self._chars = 0
         self._samples = 0
         self._asked_at = time.monotonic()
         self._first_audio_s: float | None = None
-        self._failure: InvalidRequest | None = None
+        self._failure: RequestError | None = None
         self._withdrawn = False
+
+    @property
+    def starved(self) -> bool:
+        """Tell whether everything is spoken and more text is waited for."""
+        return self._feed is not None and (self._feed.starved or not self._has_text.is_set())
 
     def write(self, text: str) -> None:
         """Append text; a reply that gets too long ends with an error."""
         self._chars += len(text)
+        if text:
+            self._has_text.set()
         if self._chars > MAX_TEXT_CHARS:
-            self._failure = InvalidRequest(f"more than {MAX_TEXT_CHARS} characters are not spoken; send them in parts")
-            self.cancel()
+            self.cancel(InvalidRequest(f"more than {MAX_TEXT_CHARS} characters are not spoken; send them in parts"))
         elif self._feed is None:
             self._early.append(text)
         else:
@@ -130,13 +148,15 @@ class Reply:
 
     def end(self) -> None:
         """Note the end of the text."""
+        self._has_text.set()
         if self._feed is None:
             self._early.append(None)
         else:
             self._feed.end()
 
-    def cancel(self) -> None:
-        """Give up: computations that have not begun are dropped and the narrator's thread ends."""
+    def cancel(self, reason: RequestError | None = None) -> None:
+        """Give up: what is not computed yet is dropped, the narrator's thread ends; `run` raises the reason, if any."""
+        self._failure = self._failure or reason
         self._stream.cancel()
         self.end()
 
@@ -147,14 +167,20 @@ class Reply:
 
     async def run(self) -> None:
         """Speak. Raises `SpeechServerError`, `Disconnected`, `Cancelled`."""
-        number = self._service.begin()
         try:
             # Looking for voices reads folders.
             choice = await asyncio.to_thread(self._service.tts.choose, self._wanted, self._program)
+            self._open_feed(choice)
+            # A client that says nothing is no work, and must not keep others from being served.
+            await self._has_text.wait()
             self._stream.check()
-            await self._narrate(choice)
-            self._stream.check()
-            await self._conclude(choice)
+            number = self._service.begin()
+            try:
+                await self._narrate(choice)
+                self._stream.check()
+                await self._conclude(choice)
+            finally:
+                self._service.end()
         except Cancelled:
             if self._failure is not None:
                 raise self._failure from None
@@ -165,16 +191,19 @@ class Reply:
             return
         finally:
             self._stream.cancel()
-            self._service.end()
         self._log(number, choice)
 
-    async def _narrate(self, choice: Choice) -> None:
-        feed = TextFeed(choice.voice.language, is_ssml=self._is_ssml, reads_phonemes=choice.voice.reads_phonemes)
+    def _open_feed(self, choice: Choice) -> None:
+        feed = _Feed(choice.voice.language, is_ssml=self._is_ssml, reads_phonemes=choice.voice.reads_phonemes)
         for text in self._early:
             feed.end() if text is None else feed.write(text)
         self._early.clear()
         self._feed = feed
-        manner = Manner(choice.speaker, self._service.settings.sentence_silence)
+
+    async def _narrate(self, choice: Choice) -> None:
+        assert self._feed is not None
+        feed = self._feed
+        manner = replace(self._manner, speaker=choice.speaker)
         narrator = Narrator(choice.engine, choice.voice, manner, self._stream)
         loop = asyncio.get_running_loop()
         spoken: asyncio.Future[None] = loop.create_future()
@@ -234,6 +263,19 @@ class Reply:
         )
 
 
+class _Feed(TextFeed):
+    """A feed that knows whether its narrator waits for it, with all it was given spoken."""
+
+    starved = False
+
+    def next(self) -> Passage | None:
+        self.starved = True
+        try:
+            return super().next()
+        finally:
+            self.starved = False
+
+
 def _settle(spoken: "asyncio.Future[None]", failure: BaseException | None) -> None:
     if spoken.done():
         return
@@ -254,6 +296,33 @@ def _text(event: Event) -> str:
 
 def _is_ssml(event: Event) -> bool:
     return event.data.get("text_format") == "ssml"
+
+
+def _manner(event: Event, settings: Settings) -> Manner:
+    # Piper's programs use either name.
+    noise_w, noise_w_scale = _number(event, "noise_w"), _number(event, "noise_w_scale", "noise_w")
+    prosody = Prosody(
+        length_scale=_number(event, "length_scale"),
+        noise_scale=_number(event, "noise_scale"),
+        noise_w=noise_w_scale if noise_w is None else noise_w,
+    )
+    silence_s = _number(event, "sentence_silence")
+    return Manner(None, settings.sentence_silence if silence_s is None else silence_s, prosody)
+
+
+def _number(event: Event, key: str, setting: str = "") -> float | None:
+    """Return an optional number that is bound to the range of the setting, by default that of the same name."""
+    value: Any = event.data.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"'{key}' of '{event.type}' is not a number")
+    try:
+        bound: dict[str, Any] = {setting or key: float(value)}
+        Settings(**bound)
+    except (UsageError, OverflowError) as error:
+        raise InvalidRequest(f"'{key}' of '{event.type}' is out of range: {error}") from None
+    return float(value)
 
 
 def _wanted(event: Event) -> Wanted:

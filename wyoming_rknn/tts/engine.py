@@ -1,14 +1,25 @@
 """The seam between the server and text-to-speech engines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wyoming_rknn.audio import Waveform
+from wyoming_rknn.errors import SpeechServerError
 from wyoming_rknn.runtime.scheduler import Stream
 
 SPEAKER_SEPARATOR = "#"
 """Joins a voice's name and one of its speakers into a voice name of its own."""
+
+
+def speaker_readings(name: str) -> Iterator[tuple[str, str]]:
+    """Yield how a name may fall into voice and speaker, from the last separator to the first.
+
+    Either may contain the separator itself, so a voice of exactly that name goes before them all.
+    """
+    end = len(name)
+    while (end := name.rfind(SPEAKER_SEPARATOR, 0, end)) >= 0:
+        yield name[:end], name[end + len(SPEAKER_SEPARATOR) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +89,11 @@ class TtsEngine(Protocol):
 
     def close(self) -> None:
         """Free everything."""
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """An engine that knows of voices that are there but cannot be used."""
+
+    def problems(self) -> Mapping[str, SpeechServerError]:
+        """Return, by voice name, what is wrong with voices that `voices` leaves out for that; looks at the disk."""

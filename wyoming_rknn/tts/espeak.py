@@ -47,8 +47,8 @@ _TAGS = {
 }
 
 
-def create(settings: Settings, **_resources: object) -> TtsEngine:
-    """Make the engine; what others compute networks with is not needed here."""
+def create(settings: Settings) -> TtsEngine:
+    """Make the engine."""
     return EspeakEngine(volume=settings.volume, length_scale=settings.length_scale)
 
 

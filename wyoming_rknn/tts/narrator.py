@@ -4,7 +4,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wyoming_rknn.audio import Waveform, silence
 from wyoming_rknn.runtime.scheduler import Stream
@@ -68,7 +68,7 @@ class TextFeed:
             text = self._arrived.get(wait, None if self._paused else quiet_s)
         except queue.Empty:
             if self._paused or time.monotonic() < self._last_arrival + FLUSH_AFTER_S:
-                return False
+                return wait
             self._paused = True
             self._take(self._splitter.pause())
             return wait or bool(self._ready)
@@ -107,6 +107,7 @@ class Manner:
 
     speaker: str | None = None
     sentence_silence_s: float = 0.0
+    prosody: Prosody = Prosody()
 
 
 class Narrator:
@@ -121,20 +122,23 @@ class Narrator:
 
     def narrate(self, feed: TextFeed) -> Iterator[Waveform]:
         """Yield the reply's audio, float32 at the voice's rate; blocks. Raises what `TtsEngine.speak` raises."""
-        audio: Iterator[Waveform] | None = None
+        begun: _Begun | None = None
         while True:
-            if audio is None:
+            if begun is None:
                 if (passage := feed.next()) is None:
                     return
-                audio = self._speak(passage)
-            ahead: Iterator[Waveform] | None = None
-            for waveform in audio:
+                begun = self._speak(passage)
+            if begun.pause.size:
+                yield begun.pause
+            ahead: _Begun | None = None
+            for waveform in begun.spoken:
                 yield waveform
+                # Not before the first window: what comes next must neither delay it nor be planned before it.
                 if ahead is None and (following := feed.poll()) is not None:
                     ahead = self._speak(following)
-            audio = ahead
+            begun = ahead
 
-    def _speak(self, passage: Passage) -> Iterator[Waveform]:
+    def _speak(self, passage: Passage) -> "_Begun":
         """Begin a passage; its encoder is under way when this returns."""
         self._stream.check()
         text = speakable(passage.text, self._voice.language, keep_phonemes=self._voice.reads_phonemes)
@@ -144,14 +148,16 @@ class Narrator:
         spoken: Iterator[Waveform] = iter(())
         if text:
             self._begun = True
-            prosody = Prosody(length_scale=1.0 / passage.rate)
+            prosody = self._manner.prosody
+            prosody = replace(prosody, length_scale=(prosody.length_scale or 1.0) / passage.rate)
             request = SpeechRequest(text, self._voice.name, self._manner.speaker, prosody)
             spoken = self._engine.speak(request, self._stream)
-        return _after(pause, spoken)
+        return _Begun(pause, spoken)
 
 
-def _after(pause: Waveform, spoken: Iterator[Waveform]) -> Iterator[Waveform]:
-    """Yield the pause together with the first sound, so that the next window is already computed meanwhile."""
-    if pause.size:
-        yield pause
-    yield from spoken
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A passage whose encoder is under way: the silence before it, and its audio."""
+
+    pause: Waveform
+    spoken: Iterator[Waveform]

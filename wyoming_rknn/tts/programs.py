@@ -5,11 +5,10 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from wyoming_rknn.errors import ProgramNotFound, UsageError, VoiceNotFound, did_you_mean
+from wyoming_rknn.errors import ProgramNotFound, SpeechServerError, UsageError, VoiceNotFound, did_you_mean
 from wyoming_rknn.settings import Settings
-from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, TtsEngine, Voice
+from wyoming_rknn.tts.engine import Diagnosing, TtsEngine, Voice, speaker_readings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,34 +59,34 @@ class Programs:
         if program not in self._names():
             raise ProgramNotFound(program, self._names())
 
-    def has(self, program: str) -> bool:
-        """Tell whether `program` is one of these."""
-        return program in self._names()
-
     def choose(self, wanted: Wanted, program: str | None = None) -> Choice:
         """Return the voice for a request; the programs are searched in order, `program` first.
 
         Names are matched exactly, then without regard to case and separators. A bare language takes the default voice
-        if it speaks that language. Raises `VoiceNotFound`.
+        if it speaks that language. Raises `VoiceNotFound`, or what is wrong with the voice where it cannot be used.
         """
         offered = sorted(self.offered(), key=lambda pair: pair[0].name != program)
         voices = [(engine, voice) for engine, these in offered for voice in these]
-        if not voices:
-            raise VoiceNotFound(wanted.name or wanted.language or "default", ())
+        if not voices and not wanted.name:
+            # What is wrong with a voice says more than that there is none.
+            raise next(iter(self._problems().values()), None) or VoiceNotFound(wanted.language or "default", ())
         if wanted.name:
             found = _by_name(voices, wanted.name)
-            if found is None and self._settings.fallback_voice:
-                found = self._default(voices, program)
-                _LOGGER.warning("voice %r is not installed; %s speaks instead", wanted.name, found[1].name)
             if found is None:
-                raise VoiceNotFound(wanted.name, (voice.name for _, voice in voices))
+                problem = self._problem(wanted.name)
+                if not (voices and self._settings.fallback_voice):
+                    raise problem or VoiceNotFound(wanted.name, (voice.name for _, voice in voices))
+                found = self._default(voices, program)
+                reason = problem or f"voice {wanted.name!r} is not installed"
+                _LOGGER.warning("%s; %s speaks instead", reason, found[1].name)
             engine, voice, speaker = found
             return Choice(engine, voice, _known_speaker(voice, wanted.speaker) or speaker)
         engine, voice, speaker = self._default(voices, program)
         if wanted.language:
             chosen = _by_language([(engine, voice), *voices], wanted.language)
             if chosen is None:
-                raise VoiceNotFound(wanted.language, (tag for _, voice in voices for tag in voice.languages))
+                tags = (tag for _, voice in voices for tag in voice.languages)
+                raise VoiceNotFound(wanted.language, tags, is_language=True)
             if chosen[1] is not voice:
                 engine, voice, speaker = (*chosen, None)
         return Choice(engine, voice, _known_speaker(voice, wanted.speaker) or speaker)
@@ -105,34 +104,51 @@ class Programs:
         # Who selects a program wants to hear it, unless it has no voice.
         if found is not None and (found[0].name == program or voices[0][0].name != program):
             return found
-        if settings.voice and found is None:
-            # Every request that names no voice comes here.
-            level, self._missed_default = logging.DEBUG if self._missed_default else logging.WARNING, True
-            _LOGGER.log(
-                level,
-                "--voice %r is not installed%s; another one speaks",
-                settings.voice,
-                did_you_mean(settings.voice, (voice.name for _, voice in voices)),
-            )
+        # Every request that names no voice comes here.
+        if settings.voice and found is None and not self._missed_default:
+            self._missed_default = True
+            if (problem := self._problem(settings.voice)) is not None:
+                _LOGGER.warning("--voice %r cannot be used: %s; another one speaks", settings.voice, problem)
+            else:
+                close = did_you_mean(settings.voice, (voice.name for _, voice in voices))
+                _LOGGER.warning("--voice %r is not installed%s; another one speaks", settings.voice, close)
         first = [(engine, voice) for engine, voice in voices if engine is voices[0][0]]
         return (*(_by_language(first, settings.language or "en-US") or first[0]), None)
+
+    def _problems(self) -> dict[str, SpeechServerError]:
+        """Return what is wrong with voices that cannot be used; the first engine that knows a name wins."""
+        problems: dict[str, SpeechServerError] = {}
+        for engine in self._engines:
+            if isinstance(engine, Diagnosing):
+                problems = {**engine.problems(), **problems}
+        return problems
+
+    def _problem(self, name: str) -> SpeechServerError | None:
+        problems = self._problems()
+        for wanted in (name, *(base for base, _ in speaker_readings(name))):
+            if wanted in problems:
+                return problems[wanted]
+            for known, error in problems.items():
+                if _folded(known) == _folded(wanted):
+                    return error
+        return None
 
     def _names(self) -> list[str]:
         return [engine.name for engine in self._engines]
 
 
-def load(settings: Settings, **resources: Any) -> Programs:  # noqa: ANN401 - handed through to the engines
+def load(settings: Settings) -> Programs:
     """Create every installed engine; one that fails to import is left out with one warning."""
-    return Programs(list(_create(settings, resources)), settings)
+    return Programs(list(_create(settings)), settings)
 
 
-def _create(settings: Settings, resources: dict[str, Any]) -> Iterator[TtsEngine]:
+def _create(settings: Settings) -> Iterator[TtsEngine]:
     found = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if not found:
         _LOGGER.warning("no text-to-speech engine is registered; install the package with pip")
     for name in sorted(found, key=lambda name: (name not in _BUILT_IN_ORDER, *_rank(name))):
         try:
-            yield found[name].load()(settings, **resources)
+            yield found[name].load()(settings)
         except Exception as error:
             _LOGGER.warning("text-to-speech engine %s cannot be used: %s: %s", name, type(error).__name__, error)
 
@@ -146,15 +162,21 @@ def _folded(name: str) -> str:
 
 
 def _by_name(voices: Sequence[tuple[TtsEngine, Voice]], name: str) -> tuple[TtsEngine, Voice, str | None] | None:
+    if (whole := _by_whole_name(voices, name)) is not None:
+        return (*whole, None)
+    for base, speaker in speaker_readings(name):
+        if (found := _by_whole_name(voices, base)) and (known := _speaker(found[1], speaker)):
+            return (*found, known)
+    return None
+
+
+def _by_whole_name(voices: Sequence[tuple[TtsEngine, Voice]], name: str) -> tuple[TtsEngine, Voice] | None:
     for engine, voice in voices:
         if voice.name == name:
-            return engine, voice, None
+            return engine, voice
     for engine, voice in voices:
         if _folded(voice.name) == _folded(name):
-            return engine, voice, None
-    base, separator, speaker = name.rpartition(SPEAKER_SEPARATOR)
-    if separator and (found := _by_name(voices, base)) and (known := _speaker(found[1], speaker)):
-        return found[0], found[1], known
+            return engine, voice
     return None
 
 

@@ -137,7 +137,7 @@ class FakeEngine:
         raise VoiceNotFound(name, (voice.name for voice in self.installed))
 
 
-def create(settings: Settings, **_resources: object) -> FakeEngine:
+def create(settings: Settings) -> FakeEngine:
     """Make the engine as a plug-in."""
     del settings
     return FakeEngine(Script(**json.loads(os.environ.get(SCRIPT_VARIABLE, "{}"))))

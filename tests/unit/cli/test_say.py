@@ -103,7 +103,7 @@ def test_nothing_to_say_is_an_empty_file(run, tmp_path, text):
     ("words", "code", "complaint"),
     [
         (("--voice", "espeak-xq"), 1, "voice 'espeak-xq' is not installed; did you mean espeak-"),
-        (("--language", "xq"), 1, "voice 'xq' is not installed"),
+        (("--language", "xq"), 1, "no installed voice speaks 'xq'"),
         (
             ("--output", "missing/x.wav"),
             2,
@@ -134,3 +134,14 @@ def test_who_reads_only_the_beginning_sees_no_complaint(program):
     words = ("say", "A long story. " * 60, "--output", "-", *ESPEAK)
     done = program(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, capture_output=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_text_that_cannot_be_spoken_leaves_an_older_file_as_it_is(run, tmp_path):
+    old = tmp_path / "old.wav"
+    old.write_bytes(b"something older")
+    code, _, err = run(
+        "say", "Hello.", "--output", "old.wav", "--voice", "espeak-en-us", "--speaker", "x", "--config", "no"
+    )
+    assert code == 2
+    assert old.read_bytes() == b"something older"
+    assert err

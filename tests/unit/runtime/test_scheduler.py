@@ -109,6 +109,16 @@ def test_of_those_who_run_dry_the_first_comes_first(scheduler, order):
     assert run() == ["too late already", "sooner", "later"]
 
 
+def test_work_that_nobody_listens_to_comes_last(scheduler, clock, order):
+    queue, run = order
+    warm_up = scheduler.stream(background=True)
+    queue("warm-up", warm_up, 0)
+    clock.now += 10 * PATIENCE_S
+    queue("far ahead", playing(scheduler), 1000)
+    queue("first sound", scheduler.stream(), 0)
+    assert run() == ["first sound", "far ahead", "warm-up"]
+
+
 def test_newcomers_are_served_in_the_order_in_which_they_ask(scheduler, clock, order):
     queue, run = order
     second, first = scheduler.stream(), scheduler.stream()

@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import stat
@@ -130,6 +131,69 @@ def test_a_name_with_several_addresses_is_served_at_all_of_them(listen, monkeypa
     listeners = listen("tcp://speech.local:0")
     assert [each.getsockname()[0] for each in listeners] == ["127.0.0.1", "127.0.0.2"]
     assert len({each.getsockname()[1] for each in listeners}) == 1
+
+
+def resolves_to(monkeypatch, *found):
+    entries = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: entries)
+
+
+@pytest.mark.parametrize("absent_first", [True, False])
+def test_an_address_of_a_name_that_is_not_here_is_left_out(listen, monkeypatch, absent_first):
+    # As ::1 of "localhost" where IPv6 is switched off; 192.0.2.0/24 is nobody's.
+    addresses = [(socket.AF_INET, ("192.0.2.1", 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    resolves_to(monkeypatch, *(addresses if absent_first else reversed(addresses)))
+    (listener,) = listen("tcp://speech.local:0")
+    assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_a_kind_of_address_that_the_kernel_lacks_is_left_out(listen, monkeypatch):
+    create = socket.create_server
+
+    def create_server(address, *, family, **options):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(address, family=family, **options)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    resolves_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0)))
+    (listener,) = listen("tcp://localhost:0")
+    assert listener.getsockname()[0] == "127.0.0.1"
+    resolves_to(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)))
+    with pytest.raises(UsageError, match=r"cannot listen on tcp://localhost:0: Address family not supported"):
+        listen("tcp://localhost:0")
+
+
+def test_a_port_in_use_at_one_address_of_a_name_is_told(listen, monkeypatch):
+    port = listen("tcp://127.0.0.2:0")[0].getsockname()[1]
+    resolves_to(monkeypatch, (socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET, ("127.0.0.2", port)))
+    with pytest.raises(UsageError, match="in use"):
+        listen(f"tcp://speech.local:{port}")
+
+
+def test_a_link_local_address_keeps_its_scope(listen, monkeypatch):
+    create, asked = socket.create_server, []
+
+    def create_server(address, **options):
+        asked.append(address)
+        return create(("127.0.0.1", 0), **{**options, "family": socket.AF_INET})
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    resolves_to(monkeypatch, (socket.AF_INET6, ("fe80::1", 10800, 0, 7)))
+    listen("tcp://[fe80::1%eth0]:10800")
+    assert asked == [("fe80::1", 10800, 0, 7)]
+
+
+@pytest.mark.parametrize("uri", ["tcp://127.0.0.1:0", pytest.param("tcp://[::]:0", marks=has_ipv6)])
+def test_connections_send_at_once_and_notice_a_lost_peer(listen, uri):
+    (listener,) = listen(uri)
+    with socket.create_connection(("127.0.0.1", listener.getsockname()[1]), 5):
+        served, _ = listener.accept()
+        with served:
+            assert served.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            options = ("TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            values = [served.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in options]
+            assert values == [1, 30, 10, 3]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", ""])

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import json
 import tracemalloc
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from wyoming.event import Event
 
 from wyoming_rknn.errors import ProtocolError
-from wyoming_rknn.server.framing import FrameLimits, FrameReader, encode
+from wyoming_rknn.server.framing import FrameLimits, FrameReader, Idle, encode
 
 LIMITS = FrameLimits(header_bytes=2048, payload_bytes=4096, idle_s=20, frame_s=20)
 JSON = st.recursive(
@@ -224,13 +225,22 @@ class TestEnd:
 
     async def test_silence_between_events_ends(self):
         frames = FrameReader(opened(ended=False), FrameLimits(idle_s=0.05, frame_s=20))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(Idle):
             await frames.read()
+
+    @pytest.mark.parametrize("part", [b"", b"{", header(data_length=5), header(payload_length=5) + b"123"])
+    async def test_a_peer_that_the_kernel_gives_up_is_neither_silent_nor_slow(self, part):
+        reader = opened(part, ended=False)
+        reading = asyncio.create_task(FrameReader(reader, LIMITS).read())
+        await asyncio.sleep(0)
+        reader.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+        with pytest.raises(TimeoutError, match="Connection timed out"):
+            await reading
 
     async def test_a_reader_goes_on_after_silence(self):
         reader = opened(ended=False)
         frames = FrameReader(reader, FrameLimits(idle_s=0.05, frame_s=20))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(Idle):
             await frames.read()
         reader.feed_data(header())
         assert (await frames.read()).type == "test"

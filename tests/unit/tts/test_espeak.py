@@ -122,7 +122,7 @@ def test_pieces_are_short(engine, scheduler):
 
 def test_the_length_scale_sets_the_pace():
     scheduler = Scheduler()
-    slow = create(Settings(length_scale=1.5), graphs=None)
+    slow = create(Settings(length_scale=1.5))
     normal = seconds(say(EspeakEngine(), scheduler, SENTENCE))
     assert seconds(say(slow, scheduler, SENTENCE)) == pytest.approx(1.5 * normal, rel=0.15)
     assert seconds(say(slow, scheduler, SENTENCE, length_scale=1 / 3)) == pytest.approx(0.5 * normal, rel=0.15)

@@ -7,7 +7,7 @@ import pytest
 from wyoming_rknn.errors import Cancelled, EngineError
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.text.sentences import FLUSH_AFTER_S, SentenceSplitter
-from wyoming_rknn.tts.engine import Voice
+from wyoming_rknn.tts.engine import Prosody, Voice
 from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
 
 RATE_HZ = 1000
@@ -198,6 +198,11 @@ class TestNarrator:
             "ask 1", "give 1.0", "ask 2", "give 1.1", "give 2.0", "ask 3", "give 2.1", "give 3.0", "give 3.1",
         ]  # fmt: skip
 
+    def test_what_comes_next_is_not_begun_before_this_sentence_sounds(self, engine, stream):
+        list(Narrator(engine, VOICE, Manner(sentence_silence_s=0.2), stream).narrate(feed(STORY)))
+        for sentence in (1, 2):
+            assert engine.log.index(f"ask {sentence + 1}") > engine.log.index(f"give {sentence}.0")
+
     def test_a_sentence_that_arrives_while_another_is_spoken_is_encoded_at_once(self, engine, stream):
         arriving = feed("The first one is here. Th", ended=False)
         audio = Narrator(engine, VOICE, Manner(), stream).narrate(arriving)
@@ -223,6 +228,11 @@ class TestNarrator:
             [0, 50],
         ]
         assert [request.prosody.length_scale for request in engine.requests] == [1.0, 0.5]
+
+    def test_the_replys_prosody_goes_to_every_sentence(self, engine, stream):
+        text = "<speak>One. <prosody rate='200%'>Two.</prosody></speak>"
+        narrate(engine, stream, feed(text, is_ssml=True), prosody=Prosody(3.0, 0.25, 0.0))
+        assert [request.prosody for request in engine.requests] == [Prosody(3.0, 0.25, 0.0), Prosody(1.5, 0.25, 0.0)]
 
     def test_a_break_alone_is_silence(self, engine, stream):
         assert narrate(engine, stream, feed("<speak><break time='1s'/></speak>", is_ssml=True)) == [[0, 1000]]

@@ -3,10 +3,11 @@ import logging
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from wyoming_rknn.errors import ProgramNotFound, UsageError, VoiceNotFound
+from wyoming_rknn.errors import ModelFileMissing, ModelInvalid, ProgramNotFound, UsageError, VoiceNotFound
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts import programs
 from wyoming_rknn.tts.engine import Voice
@@ -85,8 +86,6 @@ def test_an_unknown_default_program_is_wrong_use(serve):
 
 def test_an_unknown_program_is_refused_with_close_names(serve):
     serve().check("piper")
-    assert serve().has("piper")
-    assert not serve().has("pipper")
     with pytest.raises(ProgramNotFound, match="'pipper' is not served here; did you mean piper"):
         serve().check("pipper")
 
@@ -159,7 +158,7 @@ def test_a_selected_program_goes_first_but_others_are_found_too(serve):
     ("wanted", "message"),
     [
         (Wanted("en_US-army-medium"), "voice 'en_US-army-medium' is not installed; did you mean en_US-amy-medium"),
-        (Wanted(language="xx"), "voice 'xx' is not installed"),
+        (Wanted(language="xx"), "no installed voice speaks 'xx'; there is de, de-DE, en, en-GB, en-US, fr-FR"),
         (Wanted("amy", "en"), "voice 'amy' is not installed"),
         (Wanted("en_US-amy-medium#nobody"), "is not installed"),
     ],
@@ -167,6 +166,71 @@ def test_a_selected_program_goes_first_but_others_are_found_too(serve):
 def test_an_unknown_voice_is_refused_with_close_names(serve, wanted, message):
     with pytest.raises(VoiceNotFound, match=message):
         serve().choose(wanted)
+
+
+def test_what_resembles_no_voice_is_answered_with_how_to_see_them_all(piper, espeak):
+    espeak.found += [voice(f"espeak-{tag}", tag) for tag in ("nog", "aa", "bb", "cc")]
+    with pytest.raises(VoiceNotFound) as caught:
+        Programs([piper, espeak], Settings()).choose(Wanted("en_US-nope"))
+    assert str(caught.value) == (
+        "voice 'en_US-nope' is not installed; `wyoming-rknn models list` and `describe` show what is"
+    )
+
+
+class Diagnosed(Engine):
+    broken: ClassVar = {"amy": ModelFileMissing("put amy.onnx.json beside it"), "bob": ModelInvalid("download bob")}
+
+    def problems(self):
+        return self.broken
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("amy", ModelFileMissing), ("AMY", ModelFileMissing), ("amy#1", ModelFileMissing), ("bob", ModelInvalid)],
+)
+def test_a_voice_that_cannot_be_used_is_refused_with_what_is_wrong(espeak, caplog, name, error):
+    for good in (), (AMY,):
+        engines = [espeak, Diagnosed("piper", *good)]
+        with pytest.raises(error, match=r"put amy|download bob"):
+            Programs(engines, Settings()).choose(Wanted(name))
+    choice = Programs(engines, Settings(fallback_voice=True)).choose(Wanted(name))
+    assert choice.voice is ROBOT_EN
+    assert "; espeak-en-us speaks instead" in caplog.text
+    assert "not installed" not in caplog.text
+
+
+def test_a_default_voice_that_cannot_be_used_is_logged_once_with_what_is_wrong(caplog):
+    found = Programs([Diagnosed("piper", AMY)], Settings(voice="bob"))
+    for _ in range(2):
+        assert found.choose(Wanted()).voice is AMY
+    assert [record.getMessage() for record in caplog.records] == [
+        "--voice 'bob' cannot be used: download bob; another one speaks"
+    ]
+
+
+def test_where_no_voice_can_be_used_what_is_wrong_is_told():
+    found = Programs([Diagnosed("piper")], Settings())
+    for wanted in (Wanted(), Wanted(language="en")):
+        with pytest.raises(ModelFileMissing):
+            found.choose(wanted)
+    with pytest.raises(VoiceNotFound):
+        found.choose(Wanted("nobody"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("x#y", ("x#y", None)),
+        ("x", ("x", None)),
+        ("x#y#z", ("x#y", "z")),
+        ("x#a#b", ("x", "a#b")),
+        ("x#0", ("x", "a#b")),
+    ],
+)
+def test_the_separator_may_be_part_of_names(name, expected):
+    engine = Engine("piper", voice("x", "en", speakers=("a#b", "c")), voice("x#y", "en", speakers=("z", "w")))
+    choice = Programs([engine], Settings()).choose(Wanted(name))
+    assert (choice.voice.name, choice.speaker) == expected
 
 
 def test_an_unknown_voice_may_fall_back(serve, caplog):
@@ -251,9 +315,8 @@ def test_built_in_programs_come_first_and_plug_ins_after_them(monkeypatch):
     settings = Settings()
 
     def factory(name):
-        def create(given, **resources):
+        def create(given):
             assert given is settings
-            assert resources == {"shelf": 1}
             return Engine(name, voice(name, "en"))
 
         return create
@@ -265,7 +328,7 @@ def test_built_in_programs_come_first_and_plug_ins_after_them(monkeypatch):
         piper=factory("piper"),
         abc=factory("abc"),
     )
-    assert names(programs.load(settings, shelf=1).offered()) == ["piper", "espeak-ng", "abc", "another"]
+    assert names(programs.load(settings).offered()) == ["piper", "espeak-ng", "abc", "another"]
 
 
 def test_a_broken_plug_in_is_left_out_with_one_warning(monkeypatch, caplog):

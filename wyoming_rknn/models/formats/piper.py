@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from wyoming_rknn.errors import ModelError
+from wyoming_rknn.errors import ModelError, ModelFileMissing
 from wyoming_rknn.models.formats.piper_config import VoiceConfig, looks_like_config
 from wyoming_rknn.models.manifest import Detected, Manifest, Problem
 
@@ -34,7 +34,7 @@ def detect(folder: Path) -> Detected:
         try:
             manifests.append(_manifest(path, files))
         except ModelError as error:
-            problems.append(Problem(path, str(error)))
+            problems.append(Problem(path, str(error), _voice_name(path, files), type(error)))
     problems.extend(_incomplete(folder, names))
     return Detected(tuple(manifests), tuple(problems))
 
@@ -64,7 +64,7 @@ def _pair_config(folder: Path, names: Iterable[str]) -> Path | None:
 def _manifest(path: Path, files: Mapping[str, Path]) -> Manifest:
     config = VoiceConfig.read(files["config"])
     is_pair = "encoder" in files
-    name = path.absolute().name if is_pair else path.name.removesuffix(".onnx")
+    name = _voice_name(path, files)
     speakers = f", {config.num_speakers} speakers" if config.num_speakers > 1 else ""
     quality = f", {config.quality}" if config.quality else ""
     return Manifest(
@@ -80,6 +80,14 @@ def _manifest(path: Path, files: Mapping[str, Path]) -> Manifest:
     )
 
 
+def _voice_name(path: Path, files: Mapping[str, Path]) -> str:
+    return path.absolute().name if "encoder" in files else path.name.removesuffix(".onnx")
+
+
+def _lacking(path: Path, message: str, name: str) -> Problem:
+    return Problem(path, message, name, ModelFileMissing)
+
+
 def _incomplete(folder: Path, names: list[str]) -> Iterable[Problem]:
     present = frozenset(names)
     for name in names:
@@ -88,7 +96,7 @@ def _incomplete(folder: Path, names: list[str]) -> Iterable[Problem]:
             # `model.onnx.json` is also the config of a pair.
             if not present.issuperset(_PAIR) and looks_like_config(path):
                 graph = name.removesuffix(".json")
-                yield Problem(path, f"{path} has no voice: put {graph} beside it")
+                yield _lacking(path, f"{path} has no voice: put {graph} beside it", graph.removesuffix(".onnx"))
         elif not name.endswith(".onnx"):
             continue
         elif name in _PAIR:
@@ -96,18 +104,19 @@ def _incomplete(folder: Path, names: list[str]) -> Iterable[Problem]:
         elif f"{name}.json" not in present and (
             _PUBLISHED_NAME.fullmatch(name.removesuffix(".onnx")) or _looks_like_piper(path)
         ):
-            yield Problem(path, f"{path} has no config: put {name}.json beside it")
+            yield _lacking(path, f"{path} has no config: put {name}.json beside it", name.removesuffix(".onnx"))
 
 
 def _incomplete_pair(folder: Path, name: str, names: list[str]) -> Iterable[Problem]:
     # One problem for a pair, hung on its encoder.
     if name != _PAIR[0] or not _looks_like_piper(folder / name):
         return
+    voice = folder.absolute().name
     if _PAIR[1] not in names:
         if not any(other.startswith("decoder.") or "decoder.rknn" in other for other in names):
-            yield Problem(folder, f"{folder / name} has no decoder: put {_PAIR[1]} beside it")
+            yield _lacking(folder, f"{folder / name} has no decoder: put {_PAIR[1]} beside it", voice)
     elif _pair_config(folder, names) is None:
-        yield Problem(folder, f"{folder} has no config: put the voice's .json into it as {_PAIR_CONFIGS[0]}")
+        yield _lacking(folder, f"{folder} has no config: put the voice's .json into it as {_PAIR_CONFIGS[0]}", voice)
 
 
 def _looks_like_piper(graph: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from wyoming_rknn.models.store import CACHE_TAG
 
-FORMAT = 1
+FORMAT = 2
 """Version of the manifests; entries of another one are made again."""
 
 MANIFEST = "manifest.json"

@@ -3,22 +3,32 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from wyoming_rknn.audio import Waveform, apply_gain
-from wyoming_rknn.errors import EngineError, GraphNotSplittable, ModelInvalid, VoiceNotFound
+from wyoming_rknn.errors import (
+    EngineError,
+    GraphNotSplittable,
+    ModelError,
+    ModelInvalid,
+    SpeechServerError,
+    VoiceNotFound,
+)
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
-from wyoming_rknn.models.manifest import Manifest
+from wyoming_rknn.models.manifest import Detected, Manifest, Problem
 from wyoming_rknn.models.store import Store
 from wyoming_rknn.runtime import onnx
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
-from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, Prosody, SpeechRequest, Voice
+from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, Prosody, SpeechRequest, Voice, speaker_readings
 from wyoming_rknn.tts.piper.parts import load_parts
 from wyoming_rknn.tts.piper.phonemes import phonemize, to_ids
 from wyoming_rknn.tts.piper.voice import CutVoice, PiperVoice, Scales, Utterance, WholeVoice
@@ -39,10 +49,28 @@ def create(settings: Settings) -> "PiperEngine":
 
 @dataclass(slots=True)
 class _Loaded:
+    name: str
     config: VoiceConfig
     voice: PiperVoice
     reported: set[str] = field(default_factory=set)
     """Phonemes that the voice lacks and that were logged already."""
+
+
+_Signature: TypeAlias = tuple[tuple[Path, int, int], ...]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What became of a voice's files as they were when they were last looked at."""
+
+    signature: _Signature
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    loaded: _Loaded | None = None
+    problem: Problem | None = None
+
+    def is_current(self) -> bool:
+        """Tell whether the files are still as they were."""
+        return self.signature == _sign(path for path, *_ in self.signature)
 
 
 class PiperEngine:
@@ -55,30 +83,38 @@ class PiperEngine:
         self._settings = settings
         self._store = store
         self._growth = Growth(settings.first_window, settings.window_growth, settings.max_window)
-        self._loaded: dict[str, _Loaded] = {}
-        self._locks: dict[str, threading.Lock] = {}
+        self._slots: dict[str, _Slot] = {}
+        self._speaking: WeakKeyDictionary[Stream, tuple[str, _Loaded, str]] = WeakKeyDictionary()
         self._guard = threading.Lock()
         self._reported: set[str] = set()
 
     def voices(self) -> Sequence[Voice]:
-        """Return all voices, and each speaker of those with few as a voice of its own."""
-        return sorted((voice for manifest in self._scan() for voice in _listed(manifest)), key=lambda voice: voice.name)
+        """Return all voices but broken ones, and each speaker of those with few as a voice of its own."""
+        manifests = self._usable(self._scan().manifests)
+        speakers = {voice.name: voice for manifest in manifests for voice in _listed_speakers(manifest)}
+        voices = speakers | {manifest.name: _listed(manifest) for manifest in manifests}
+        return sorted(voices.values(), key=lambda voice: voice.name)
+
+    def problems(self) -> Mapping[str, SpeechServerError]:
+        """Return, by voice name, what is wrong with files that look like a voice, and with voices found broken."""
+        found = self._scan()
+        broken = (slot.problem for slot in self._current(found.manifests).values() if slot.problem is not None)
+        return {problem.name: problem.error() for problem in (*found.problems, *broken)}
 
     def prepare(self, voice: str) -> None:
         """Load a voice. Blocks, for seconds when it is cut for the first time."""
-        self._load(voice.partition(SPEAKER_SEPARATOR)[0])
+        self._load(voice)
 
     def speak(self, request: SpeechRequest, stream: Stream) -> Iterator[Waveform]:
         """Return the audio of a sentence, window by window; its encoder is queued at once."""
-        name, _, listed_speaker = request.voice.partition(SPEAKER_SEPARATOR)
-        loaded = self._load(name)
+        loaded, listed_speaker = self._voice_of(request, stream)
         config = loaded.config
         ids, missing = to_ids(phonemes := self._phonemize(request.text, config), config.phoneme_id_map)
         if not phonemes:
             return iter(())
         if news := missing.keys() - loaded.reported:
             loaded.reported |= news
-            _LOGGER.warning("voice %s has no sound for %s; left out", name, " ".join(sorted(map(repr, news))))
+            _LOGGER.warning("voice %s has no sound for %s; left out", loaded.name, " ".join(sorted(map(repr, news))))
         speaker_id = _speaker_id(config, request.speaker or listed_speaker)
         work = partial(loaded.voice.encode, ids, self._scales(config, request.prosody), speaker_id)
         encoding = stream.submit(work, at_s=stream.reserved_s)
@@ -87,9 +123,10 @@ class PiperEngine:
     def close(self) -> None:
         """Free all voices."""
         with self._guard:
-            loaded, self._loaded = self._loaded, {}
-        for entry in loaded.values():
-            entry.voice.close()
+            slots, self._slots = self._slots, {}
+        for slot in slots.values():
+            if slot.loaded is not None:
+                slot.loaded.voice.close()
 
     def _decode(self, encoding: "Future[Utterance]", stream: Stream) -> Iterator[Waveform]:
         utterance = encoding.result()
@@ -119,18 +156,62 @@ class PiperEngine:
             noise_w=_first(prosody.noise_w, settings.noise_w, config.noise_w),
         )
 
-    def _load(self, name: str) -> _Loaded:
-        if (loaded := self._loaded.get(name)) is not None:
-            return loaded
+    def _load(self, name: str) -> tuple[_Loaded, str]:
+        """Return a voice, loaded, and the speaker that is part of its name."""
         with self._guard:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            if (loaded := self._loaded.get(name)) is None:
-                manifests = {manifest.name: manifest for manifest in self._scan()}
-                if name not in manifests:
-                    raise VoiceNotFound(name, manifests)
-                loaded = self._loaded[name] = self._open(manifests[name])
-            return loaded
+            slot = self._slots.get(name)
+        # Saves the directory walk; what is named exactly goes before everything else.
+        if slot is not None and slot.loaded is not None and slot.is_current():
+            return slot.loaded, ""
+        manifests = {manifest.name: manifest for manifest in self._scan().manifests}
+        for base, speaker in ((name, ""), *speaker_readings(name)):
+            if base in manifests:
+                return self._load_files(manifests[base]), speaker
+        raise VoiceNotFound(name, manifests)
+
+    def _load_files(self, manifest: Manifest) -> _Loaded:
+        signature = _sign(manifest.files.values())
+        with self._guard:
+            slot = self._slots.get(manifest.name)
+            if slot is None or slot.signature != signature:
+                # What speaks with the old files holds them until it is done.
+                slot = self._slots[manifest.name] = _Slot(signature)
+        with slot.lock:
+            if slot.problem is not None:
+                raise slot.problem.error()
+            if slot.loaded is None:
+                try:
+                    slot.loaded = self._open(manifest)
+                except ModelError as error:
+                    slot.problem = Problem(signature[0][0], str(error), manifest.name, type(error))
+                    raise
+            return slot.loaded
+
+    def _usable(self, manifests: Sequence[Manifest]) -> Sequence[Manifest]:
+        current = self._current(manifests)
+        broken = {name for name, slot in current.items() if slot.problem is not None}
+        return [manifest for manifest in manifests if manifest.name not in broken]
+
+    def _current(self, manifests: Sequence[Manifest]) -> dict[str, _Slot]:
+        """Return what is known of these voices' files, and forget all other files."""
+        by_name = {manifest.name: manifest for manifest in manifests}
+        with self._guard:
+            self._slots = {
+                name: slot
+                for name, slot in self._slots.items()
+                if name in by_name and slot.signature == _sign(by_name[name].files.values())
+            }
+            return dict(self._slots)
+
+    def _voice_of(self, request: SpeechRequest, stream: Stream) -> tuple[_Loaded, str]:
+        """Return the request's voice and listed speaker; a reply keeps its voice, whatever happens to the files."""
+        with self._guard:
+            kept = self._speaking.get(stream)
+        if kept is None or kept[0] != request.voice:
+            kept = (request.voice, *self._load(request.voice))
+            with self._guard:
+                self._speaking[stream] = kept
+        return kept[1:]
 
     def _open(self, manifest: Manifest) -> _Loaded:
         config = VoiceConfig.read(manifest.files["config"])
@@ -151,19 +232,32 @@ class PiperEngine:
                     f"{parts.hop}; take the config that belongs to the voice"
                 )
             voice = CutVoice(parts, config.hop, config.rate_hz, load)
-        return _Loaded(config, voice)
+        return _Loaded(manifest.name, config, voice)
 
-    def _scan(self) -> Sequence[Manifest]:
+    def _scan(self) -> Detected:
         found = self._store.scan("tts")
         for problem in found.problems:
             if (line := f"{problem.path}: {problem.message}") not in self._reported:
                 self._reported.add(line)
                 _LOGGER.warning("%s", line)
-        return found.manifests
+        return found
 
 
-def _listed(manifest: Manifest) -> Iterator[Voice]:
-    voice = Voice(
+def _sign(paths: Iterable[Path]) -> _Signature:
+    """Return what changes when files do."""
+    return tuple((path, *_size_and_time(path)) for path in paths)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _listed(manifest: Manifest) -> Voice:
+    return Voice(
         manifest.name,
         manifest.languages,
         manifest.description,
@@ -171,7 +265,9 @@ def _listed(manifest: Manifest) -> Iterator[Voice]:
         manifest.speakers,
         reads_phonemes=True,
     )
-    yield voice
+
+
+def _listed_speakers(manifest: Manifest) -> Iterator[Voice]:
     if len(manifest.speakers) <= MAX_LISTED_SPEAKERS:
         for speaker in manifest.speakers:
             yield Voice(

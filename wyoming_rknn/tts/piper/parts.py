@@ -102,6 +102,8 @@ def load_parts(files: Mapping[str, Path], cache_dir: Path) -> VoiceParts:
     if parts is None:
         raise GraphNotSplittable(f"{name} could not be split: the child process gave no usable answer")
     _LOGGER.info("%s split in %.1f s", name, time.monotonic() - started)
+    for role, reason in manifest["description"].get("not_simplified", {}).items():
+        _LOGGER.debug("the %s of %s is not simplified: %s", role, name, reason)
     return parts
 
 

@@ -22,6 +22,7 @@ from wyoming_rknn.errors import EngineError, GraphNotSplittable, ModelError, Mod
 from wyoming_rknn.runtime.graph import Graph
 from wyoming_rknn.runtime.onnx import load
 from wyoming_rknn.tts.piper.cut import Cut, cut_for_pair, cut_pair, cut_voice, uncut_pair
+from wyoming_rknn.tts.piper.lean import lean
 from wyoming_rknn.tts.piper.surgery import Wiring
 from wyoming_rknn.tts.piper.verify import LoadedPart, Vocabulary, compare_pair, compare_voice
 
@@ -34,20 +35,21 @@ _UNKNOWN_VOCABULARY = 16
 
 
 def split_voice(path: Path) -> Answer:
-    """Split an ordinary voice into encoder, flow and decoder and compare them with the whole.
+    """Split an ordinary voice into encoder, flow and decoder, simplify them and compare them with the whole.
 
     Raises `ModelInvalid`, `GraphNotSplittable`.
     """
     model = read(path)
     vocabulary = _vocabulary(model)
     cut = cut_voice(model)
-    files = _serialised(cut)
     # What remains are the serialised parts: a small board has no room for the weights thrice.
-    cut = _without_weights(cut)
     del model
+    cut, kept = lean(cut, vocabulary)
+    files = _serialised(cut)
+    cut = _without_weights(cut)
     with _loaded(path, files["encoder.onnx"]) as (whole, encoder), _loaded_parts(cut, files) as parts:
         difference = compare_voice(whole, encoder, cut.latents, parts, vocabulary)
-    return _description(cut, difference), files
+    return {**_description(cut, difference), "not_simplified": kept}, files
 
 
 def split_pair(encoder_path: Path, decoder_path: Path) -> Answer:
@@ -87,9 +89,9 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as error:
-        raise ModelInvalid(f"{path.name} is not an ONNX model ({_first_line(error)}); download it again") from error
+        raise ModelInvalid(f"this is no ONNX model ({_first_line(error)}); download it again") from error
     if not model.graph.node or not model.graph.output:
-        raise ModelInvalid(f"{path.name} is not an ONNX model (it holds no graph); download it again")
+        raise ModelInvalid("this is no ONNX model (it holds no graph); download it again")
     return model
 
 

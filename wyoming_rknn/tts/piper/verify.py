@@ -3,8 +3,9 @@
 Runs in the child process, because it holds every graph of a voice at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ TOLERANCE = 1e-5
 
 WINDOW_TOLERANCE = 3e-5
 """The same for speech made in windows, where the CPU may sum in another order."""
+
+Feeds: TypeAlias = dict[str, Tensor]
+"""What a graph is fed, by input."""
 
 _PHONEME_COUNTS = (3, 11, 48)
 # Prime, so that windows begin at ever new places.
@@ -55,7 +59,7 @@ def compare_voice(
     Raises `GraphNotSplittable` if it is too large or the lengths differ.
     """
     largest = 0.0
-    for feeds in _sentences(encoder, vocabulary):
+    for feeds in sentences(encoder, vocabulary):
         (speech, *_) = (whole.run(feeds)[spec.name] for spec in whole.outputs if spec.name == _speech(whole))
         largest = max(largest, _compare(speech, encoder.run(feeds), latents, parts))
     return largest
@@ -69,30 +73,33 @@ def compare_pair(
     Raises `GraphNotSplittable` if it is too large or the lengths differ.
     """
     largest = 0.0
-    for feeds in _sentences(encoder, vocabulary):
+    for feeds in sentences(encoder, vocabulary):
         encoded = encoder.run(feeds)
         speech = decoder.run({spec.name: encoded[spec.name] for spec in decoder.inputs})[_speech(decoder)]
         largest = max(largest, _compare(speech, encoded, latents, parts))
     return largest
 
 
-def _sentences(encoder: Graph, vocabulary: Vocabulary) -> list[dict[str, Tensor]]:
+def sentences(
+    encoder: Graph, vocabulary: Vocabulary, counts: Sequence[int] = _PHONEME_COUNTS, scales: Sequence[float] = _SCALES
+) -> list[Feeds]:
+    """Return sentences of `counts` phonemes, the longest for several speakers; `scales` as Piper's graphs take them."""
     names = {spec.name for spec in encoder.inputs}
     last = vocabulary.speakers - 1
     speakers = sorted({0, last // 2, last})[:_FEW_SPEAKERS] if "sid" in names else [0]
-    sentences: list[dict[str, Tensor]] = []
-    for count in _PHONEME_COUNTS:
-        for speaker in speakers if count == max(_PHONEME_COUNTS) else speakers[:1]:
+    spoken: list[Feeds] = []
+    for count in counts:
+        for speaker in speakers if count == max(counts) else speakers[:1]:
             ids = 1 + np.arange(count, dtype=np.int64) * 7 % max(1, vocabulary.phonemes - 1)
-            feeds: dict[str, Tensor] = {
+            feeds: Feeds = {
                 "input": ids[np.newaxis] % vocabulary.phonemes,
                 "input_lengths": np.array([count], np.int64),
-                "scales": np.array(_SCALES, np.float32),
+                "scales": np.array(scales, np.float32),
             }
             if "sid" in names:
                 feeds["sid"] = np.array([speaker], np.int64)
-            sentences.append(feeds)
-    return sentences
+            spoken.append(feeds)
+    return spoken
 
 
 def _compare(speech: Tensor, encoded: Mapping[str, Tensor], latents: str, parts: tuple[LoadedPart, ...]) -> float:

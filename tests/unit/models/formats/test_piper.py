@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wyoming_rknn.errors import ModelFileMissing, ModelInvalid
 from wyoming_rknn.models.formats.piper import detect
 
 CONFIG: dict[str, Any] = {
@@ -135,6 +136,27 @@ def test_other_models_are_no_business_of_ours(tmp_path: Path) -> None:
     put(tmp_path, "tokens.json", "config.json", "model.onnx.json", config={"model_type": "whisper"})
     (tmp_path / "model.onnx.json").unlink()
     assert problems(tmp_path) == []
+
+
+def test_problems_know_the_voices_name_and_kind(tmp_path: Path) -> None:
+    put(tmp_path, "mine.onnx", "his.onnx.json", "broken.onnx")
+    (tmp_path / "broken.onnx.json").write_text("{")
+    pairs = {"no-config": ("encoder.onnx", "decoder.onnx"), "no-decoder": ("encoder.onnx", "config.json")}
+    for name, files in pairs.items():
+        put(tmp_path / name, *files)
+    put(tmp_path / "bad-config", "encoder.onnx", "decoder.onnx")
+    (tmp_path / "bad-config" / "config.json").write_text("{}")
+    found = [problem for folder in (".", *pairs, "bad-config") for problem in detect(tmp_path / folder).problems]
+    assert {problem.name: type(problem.error()) for problem in found} == {
+        "mine": ModelFileMissing,
+        "his": ModelFileMissing,
+        "broken": ModelInvalid,
+        "no-config": ModelFileMissing,
+        "no-decoder": ModelFileMissing,
+        "bad-config": ModelInvalid,
+    }
+    assert all(str(problem.error()) == problem.message for problem in found)
+    assert found[0].error() is not found[0].error()
 
 
 def test_empty_folder(tmp_path: Path) -> None:

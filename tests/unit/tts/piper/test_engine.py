@@ -1,7 +1,9 @@
 """The Piper engine: voices on disk come and go, requests get the right one, mistakes are told."""
 
+import gc
 import json
 import logging
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import onnx
 import pytest
 from tiny_piper import VoiceShape, build_voice
 
-from wyoming_rknn.errors import Cancelled, EngineError, ModelInvalid, VoiceNotFound
+from wyoming_rknn.errors import Cancelled, EngineError, ModelFileMissing, ModelInvalid, VoiceNotFound
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import Prosody, SpeechRequest
 from wyoming_rknn.tts.piper.engine import MAX_LISTED_SPEAKERS, PiperEngine, create
+from wyoming_rknn.tts.programs import Programs, Wanted
 
 RATE_HZ = 8000
 LETTERS = {letter: [3 + index] for index, letter in enumerate("abcdefghijklmno ")}
@@ -153,6 +156,128 @@ def test_broken_voice_is_told_and_the_others_speak(make, tmp_path):
     assert speak("abc", "good").size
 
 
+@pytest.fixture
+def splits(monkeypatch):
+    """Count how often a voice's parts are asked for."""
+    from wyoming_rknn.tts.piper import engine
+
+    asked = []
+    original = engine.load_parts
+    monkeypatch.setattr(engine, "load_parts", lambda *args: asked.append(args) or original(*args))
+    return asked
+
+
+def test_broken_voice_is_left_out_until_its_files_change(make, tmp_path, splits):
+    install(tmp_path / "voices", "aaa").write_bytes(b"nothing of a graph")
+    install(tmp_path / "voices", "bbb")
+    speak = make()
+    programs = Programs([speak.engine], Settings())
+    assert programs.choose(Wanted()).voice.name == "aaa"
+    for _ in range(3):
+        with pytest.raises(ModelInvalid, match=r"aaa\.onnx"):
+            speak("abc", "aaa")
+        assert programs.choose(Wanted()).voice.name == "bbb"
+        with pytest.raises(ModelInvalid, match=r"aaa\.onnx"):
+            programs.choose(Wanted("AAA"))
+    assert [voice.name for voice in speak.engine.voices()] == ["bbb"]
+    assert len(splits) == 1
+    install(tmp_path / "voices", "aaa")
+    assert speak.engine.problems() == {}
+    assert programs.choose(Wanted()).voice.name == "aaa"
+    assert speak("abc", "aaa").size
+
+
+def test_config_that_changes_is_reason_to_look_again(make, tmp_path):
+    install(tmp_path / "voices", "v", hop_length=16)
+    speak = make()
+    for _ in range(2):
+        with pytest.raises(ModelInvalid, match="16 samples per frame"):
+            speak("abc", "v")
+    install(tmp_path / "voices", "v", hop_length=8, dataset="another")
+    assert speak("abc", "v").size
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_replaced_voice_speaks_from_its_new_files(make, tmp_path, listed):
+    graph = install(tmp_path / "voices", "v")
+    speak = make()
+    before = speak("abc", "v")
+    onnx.save(build_voice(VoiceShape(dilations=(1,)), seed=2), graph)
+    install_config = json.loads(graph.with_suffix(".onnx.json").read_text())
+    install_config["inference"]["length_scale"] = 1.0
+    graph.with_suffix(".onnx.json").write_text(json.dumps(install_config))
+    if listed:
+        assert speak.engine.voices()
+    after = speak("abc", "v")
+    assert 0 < after.size < before.size
+
+
+def test_reply_keeps_its_voice_and_the_last_one_frees_it(make, tmp_path):
+    graph = install(tmp_path / "voices", "v")
+    speak = make(first_window=8, max_window=16)
+    stream = speak.scheduler.stream()
+
+    request = SpeechRequest("abc", "v")
+    whole = np.concatenate(list(speak.engine.speak(request, stream)))
+    running = speak.engine.speak(request, stream)
+    begun = [next(running)]
+    old = weakref.ref(speak.engine._slots["v"].loaded.voice)
+    onnx.save(build_voice(seed=2), graph)
+    assert (speak("abc", "v") != whole).any()
+    assert (np.concatenate([*begun, *running]) == whole).all()
+    assert (np.concatenate(list(speak.engine.speak(request, stream))) == whole).all()
+    graph.unlink()
+    assert speak.engine.voices() == []
+    assert (np.concatenate(list(speak.engine.speak(request, stream))) == whole).all()
+    assert not speak.engine._slots
+    assert old() is not None
+    del stream, running
+    gc.collect()
+    assert old() is None
+
+
+def test_voice_of_a_name_that_another_folder_has_too(make, tmp_path):
+    install(tmp_path / "b", "v")
+    speak = make(data_dir=(tmp_path / "a", tmp_path / "b"))
+    usual = speak("abc", "v").size
+    install(tmp_path / "a", "v", inference={"length_scale": 1.0})
+    assert speak.engine.voices()
+    assert speak("abc", "v").size < usual
+
+
+def test_what_is_wrong_with_half_voices_is_known_by_name(make, tmp_path):
+    folder = tmp_path / "voices"
+    install(folder, "amy").with_suffix(".onnx.json").unlink()
+    install(folder, "bob").with_suffix(".onnx.json").write_text("{}")
+    install(folder, "eve").with_suffix(".onnx.json").write_text("{")
+    install(folder, "gus").unlink()
+    engine = make().engine
+    found = engine.problems()
+    assert {name: type(error) for name, error in found.items()} == {
+        "amy": ModelFileMissing,
+        "bob": ModelInvalid,
+        "eve": ModelInvalid,
+        "gus": ModelFileMissing,
+    }
+    assert "put amy.onnx.json beside it" in str(found["amy"])
+    with pytest.raises(ModelFileMissing, match=r"put amy\.onnx\.json beside it"):
+        Programs([engine], Settings()).choose(Wanted("amy"))
+
+
+def test_the_separator_may_be_part_of_names(make, tmp_path):
+    install(tmp_path / "voices", "x", {"a#b": 1, "y": 0})
+    install(tmp_path / "voices", "x#y", inference={"length_scale": 1.0})
+    speak = make()
+    assert [voice.name for voice in speak.engine.voices()] == ["x", "x#a#b", "x#y"]
+    programs = Programs([speak.engine], Settings())
+    for name in ("x", "x#a#b", "x#y"):
+        assert programs.choose(Wanted(name)).voice.name == name
+        speak.engine.prepare(name)
+    assert speak("abc", "x#y").size < speak("abc", "x").size
+    assert (speak("abc", "x#a#b") == speak("abc", "x", speaker="a#b")).all()
+    assert (speak("abc", "x#a#b") != speak("abc", "x")).any()
+
+
 def test_config_of_another_voice_is_told(make, tmp_path):
     install(tmp_path / "voices", "v", hop_length=16)
     with pytest.raises(ModelInvalid, match=r"v\.onnx\.json says 16 samples per frame, the graph makes 8"):
@@ -212,17 +337,12 @@ def test_encoder_is_queued_by_the_call(make, tmp_path):
         list(audio)
 
 
-def test_voices_are_loaded_once(make, tmp_path, monkeypatch):
-    from wyoming_rknn.tts.piper import engine
-
+def test_voices_are_loaded_once(make, tmp_path, splits):
     install(tmp_path / "voices", "duo", {"ann": 0, "bob": 1})
-    loads = []
-    original = engine.load_parts
-    monkeypatch.setattr(engine, "load_parts", lambda *args: loads.append(args) or original(*args))
     speak = make()
     for name in ("duo", "duo#ann", "duo#bob"):
         speak("abc", name)
-    assert len(loads) == 1
+    assert len(splits) == 1
 
 
 def test_numbers_that_are_none_do_not_become_noise(make, tmp_path, monkeypatch):

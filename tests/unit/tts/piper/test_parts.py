@@ -199,7 +199,7 @@ def test_missing_voice(tmp_path: Path) -> None:
 def test_broken_voice(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"<html>404</html>")
-    with pytest.raises(ModelInvalid, match=r"broken\.onnx is not an ONNX model"):
+    with pytest.raises(ModelInvalid, match=r"broken\.onnx: this is no ONNX model"):
         load_parts({"graph": path}, tmp_path / "cache")
     assert entries(tmp_path / "cache") == []
 

@@ -221,7 +221,7 @@ def test_foreign_graphs_are_refused(inputs: tuple[str, ...], reason: str) -> Non
 def test_files_that_are_no_onnx_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelInvalid, match=r"broken\.onnx is not an ONNX model"):
+    with pytest.raises(ModelInvalid, match=r"no ONNX model"):
         split_voice(path)
 
 
