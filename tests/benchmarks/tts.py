@@ -258,10 +258,12 @@ def print_table(results: dict[str, dict[str, float]]) -> None:
     for key, value in ours.items():
         other = theirs.get(key)
         comparable = other and "margin" not in key and "audio, s" not in key
-        print(
-            f"| {key} | {value:.{1 if value < 100 else 0}f} | {'' if other is None else f'{other:.1f}'} "
-            f"| {f'{value / other:.2f}' if comparable and other else ''} |"
-        )
+        ratio = f"{value / other:.2f}" if comparable and other else ""
+        print(f"| {key} | {figure(value)} | {'' if other is None else figure(other)} | {ratio} |")
+
+
+def figure(value: float) -> str:
+    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 1 else 3}f}"
 
 
 if __name__ == "__main__":

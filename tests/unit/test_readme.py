@@ -46,6 +46,11 @@ def test_commands_of_the_readme_work(command, tmp_path):
     assert "Traceback" not in problems
 
 
+def test_no_part_is_missing():
+    assert "| 10 s: first audio, ms |" in README
+    assert not re.search(r"\b(TODO|TBD|BENCHMARK)\b", README)
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
