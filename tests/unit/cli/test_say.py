@@ -1,4 +1,5 @@
 import io
+import json
 import subprocess
 import wave
 
@@ -137,11 +138,18 @@ def test_who_reads_only_the_beginning_sees_no_complaint(program):
 
 
 def test_a_text_that_cannot_be_spoken_leaves_an_older_file_as_it_is(run, tmp_path):
+    config = {
+        "audio": {"sample_rate": 22050},
+        "espeak": {"voice": "en-us"},
+        "phoneme_id_map": {"_": [0], "^": [1], "$": [2], "a": [3]},
+        "num_symbols": 4,
+        "num_speakers": 1,
+    }
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    (tmp_path / "broken.onnx.json").write_text(json.dumps(config))
     old = tmp_path / "old.wav"
     old.write_bytes(b"something older")
-    code, _, err = run(
-        "say", "Hello.", "--output", "old.wav", "--voice", "espeak-en-us", "--speaker", "x", "--config", "no"
-    )
-    assert code == 2
+    words = ("--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache"), "--voice", "broken")
+    code, _, err = run("say", "Hello.", "--output", "old.wav", *words)
+    assert (code, "broken.onnx" in err) == (1, True)
     assert old.read_bytes() == b"something older"
-    assert err
