@@ -6,6 +6,7 @@
     │   ├── ProtocolError               the bytes are not Wyoming
     │   ├── InvalidRequest              a well-formed event with unusable fields
     │   ├── VoiceNotFound (LookupError)
+    │   ├── ModelNotFound (LookupError)
     │   ├── ProgramNotFound (LookupError)
     │   ├── Busy                        too many requests at once
     │   ├── RequestTimeout              the rest of the request never came
@@ -14,7 +15,8 @@
     │   ├── ModelFileMissing (FileNotFoundError)
     │   ├── ModelInvalid                broken, foreign, or not what its config says
     │   └── GraphNotSplittable          a voice that has no place to cut
-    └── EngineError                     an engine failed while it worked
+    ├── EngineError                     an engine failed while it worked
+    └── SoundUnreadable                 a file that is no sound we can read
 
 `Cancelled` stands outside the tree: it ends work that nobody waits for any more and is never shown to a user.
 
@@ -65,6 +67,19 @@ class VoiceNotFound(RequestError, LookupError):
         problem = f"no installed voice speaks {wanted!r}" if is_language else f"voice {wanted!r} is not installed"
         fix = did_you_mean(wanted, known) or "; `wyoming-rknn models list` and `describe` show what is"
         super().__init__(problem + fix)
+
+
+class ModelNotFound(RequestError, LookupError):
+    """No speech-to-text engine has the model that was asked for, or there is none at all."""
+
+    code = "model-not-found"
+
+    def __init__(self, wanted: str | None, known: Iterable[str]) -> None:
+        if wanted is None:
+            super().__init__("no speech-to-text model is installed; put one into a folder named by --data-dir")
+        else:
+            fix = did_you_mean(wanted, known) or "; `wyoming-rknn models list` shows what is"
+            super().__init__(f"model {wanted!r} is not installed{fix}")
 
 
 class ProgramNotFound(RequestError, LookupError):
@@ -125,6 +140,12 @@ class EngineError(SpeechServerError):
     """An engine failed while it was working on a request."""
 
     code = "engine-error"
+
+
+class SoundUnreadable(SpeechServerError):
+    """A sound file cannot be read."""
+
+    code = "sound-unreadable"
 
 
 class Cancelled(Exception):

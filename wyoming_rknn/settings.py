@@ -35,6 +35,12 @@ class Settings:
         f"serve everything here; repeatable (default {DEFAULT_URI})", metavar="URI", default=()
     )
     tts_uri: tuple[str, ...] = _setting("serve only text-to-speech here; repeatable", metavar="URI", default=())
+    asr_uri: tuple[str, ...] = _setting(
+        "serve only speech-to-text here; repeatable: the first port prefers the first program, the second the next one,"
+        " unless the URI ends in ?program=NAME",
+        metavar="URI",
+        default=(),
+    )
     data_dir: tuple[Path, ...] = _setting(
         "folder with models; repeatable, the first that has a name wins (default $XDG_DATA_HOME/wyoming-rknn, in a "
         "container /data, and /share/wyoming-rknn)",
@@ -55,7 +61,11 @@ class Settings:
     tts_engine: str | None = _setting(
         "text-to-speech program listed first (default piper)", metavar="NAME", default=None
     )
-    language: str | None = _setting("language of requests that name none (default en-US)", metavar="TAG", default=None)
+    language: str | None = _setting(
+        "language of requests that name none (default: speaks en-US, finds out what it hears)",
+        metavar="TAG",
+        default=None,
+    )
 
     length_scale: float = _setting("duration of speech: 2 is half as fast", metavar="X", default=1.0)
     noise_scale: float | None = _setting("variation of sound, 0 to 1 (default: the voice's)", metavar="X", default=None)
@@ -66,6 +76,30 @@ class Settings:
     window_growth: float = _setting("factor from one decoder window to the next, 1 to 4", metavar="X", default=2.0)
     max_window: int = _setting("most decoder frames in one window, 16 to 1024", metavar="FRAMES", default=192)
     fallback_voice: bool = _setting("speak with the default voice when a voice is unknown", default=False)
+
+    asr_engine: str | None = _setting(
+        "speech-to-text program listed first (default sensevoice)", metavar="NAME", default=None
+    )
+    asr_model: str | None = _setting(
+        "speech-to-text model, by name, file or folder (default: the quickest one found)",
+        metavar="NAME|PATH",
+        default=None,
+    )
+    no_itn: bool = _setting("write numbers as words, without punctuation and capitals", default=False)
+    no_full_stop: bool = _setting("leave out a full stop at the end of a transcript", default=False)
+    partial_interval: float = _setting(
+        "seconds between partial transcripts, at least; 0 for none", metavar="SECONDS", default=0.5
+    )
+    vad_threshold: float = _setting("how sure it must be that someone speaks, 0 to 1", metavar="X", default=0.5)
+    vad_endpointing: float = _setting(
+        "send the transcript after so much silence instead of waiting for audio-stop; 0 to wait (needs Home Assistant"
+        " 2026.10)",
+        metavar="SECONDS",
+        default=0.0,
+    )
+    max_utterance: float = _setting(
+        "longest utterance in seconds; what follows is left out", metavar="SECONDS", default=300.0
+    )
 
     runtime: str = _setting("what computes graphs", choices=("auto", "onnx"), default="auto")
     threads: int = _setting("CPU threads for a computation (0: all cores, at most 4)", metavar="N", default=0)
@@ -131,6 +165,10 @@ _RANGES = (
     ("first_window", 8, 64),
     ("window_growth", 1.0, 4.0),
     ("max_window", 16, 1024),
+    ("partial_interval", 0.0, 60.0),
+    ("vad_threshold", 0.05, 0.95),
+    ("vad_endpointing", 0.0, 10.0),
+    ("max_utterance", 1.0, 3600.0),
     ("threads", 0, 256),
     ("max_connections", 1, 65536),
     ("max_requests", 1, 4096),

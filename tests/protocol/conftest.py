@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from protocol.harness.clips import Clip, known_clips
 from protocol.harness.log import Log
 from protocol.harness.servers import ROOT, ServerProcess
 
@@ -37,13 +38,29 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., S
         server.kill()
 
 
+def _test_data(name: str, what: str) -> Path:
+    folder = Path(os.environ.get("WYOMING_RKNN_TEST_DATA") or ROOT.parent / "shared" / "data") / name
+    if not folder.is_dir():
+        pytest.skip(f"no test {what}: WYOMING_RKNN_TEST_DATA names no folder with them")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def voices() -> Path:
     """Return the folder of the test voices."""
-    folder = Path(os.environ.get("WYOMING_RKNN_TEST_DATA") or ROOT.parent / "shared" / "data") / "voices"
-    if not folder.is_dir():
-        pytest.skip("no test voices: WYOMING_RKNN_TEST_DATA names no folder with them")
-    return folder
+    return _test_data("voices", "voices")
+
+
+@pytest.fixture(scope="session")
+def recognisers() -> Path:
+    """Return the folder of the test models that listen."""
+    return _test_data("asr", "models")
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Clip]:
+    """Return the recordings that the test models understand, shortest first."""
+    return known_clips(_test_data("speech", "recordings"))
 
 
 @pytest.fixture(scope="session")

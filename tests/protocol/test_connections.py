@@ -5,10 +5,12 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from protocol.harness.client import Client, connect, eventually, frame
+from protocol.harness.blocking import dial
+from protocol.harness.client import eventually, frame
 from protocol.harness.fake_engine import Script
+from protocol.harness.leaks import nothing_leaks, warm_up
 from protocol.harness.log import Log
 from protocol.harness.malformed import LENGTHS, MALFORMED
 from protocol.harness.servers import ServerProcess, serving
@@ -16,27 +18,22 @@ from protocol.harness.servers import ServerProcess, serving
 MEGABYTE = 1 << 20
 
 
-def _dial(server: ServerProcess) -> socket.socket:
-    host, _, port = server.uri.removeprefix("tcp://").rpartition(":")
-    return socket.create_connection((host, int(port)), 20)
-
-
 def _connect_and_close(server: ServerProcess) -> None:
-    _dial(server).close()
+    dial(server.uri).close()
 
 
 def _connect_and_reset(server: ServerProcess) -> None:
-    with _dial(server) as connection:
+    with dial(server.uri) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _describe_and_close(server: ServerProcess) -> None:
-    with _dial(server) as connection:
+    with dial(server.uri) as connection:
         connection.sendall(b'{ "type": "describe" }\n')
 
 
 def _ask_and_reset(server: ServerProcess) -> None:
-    with _dial(server) as connection:
+    with dial(server.uri) as connection:
         connection.sendall(frame("synthesize", {"text": "Hello."}))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -44,43 +41,9 @@ def _ask_and_reset(server: ServerProcess) -> None:
 RUDE = {_connect_and_close: 1000, _connect_and_reset: 1000, _describe_and_close: 1000, _ask_and_reset: 300}
 
 
-@contextlib.contextmanager
-def nothing_leaks(server: ServerProcess) -> Iterator[None]:
-    """Assert that afterwards the process holds what it held before."""
-    before = server.resources()
-    yield
-    end = time.monotonic() + 15
-    while True:
-        server.describe()  # what is still under way before it gets its time
-        after = server.resources()
-        if after.descriptors <= before.descriptors and after.threads <= before.threads:
-            break
-        assert time.monotonic() < end, (before, after)
-        time.sleep(0.1)
-    assert after.rss_bytes - before.rss_bytes < 10 * MEGABYTE, (before, after)
-
-
-def _warm_up(server: ServerProcess) -> None:
-    """Let the server start the threads it keeps."""
-
-    async def ask() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            clients: list[Client] = [await stack.enter_async_context(connect(server.uri)) for _ in range(25)]
-            for client in clients:
-                await client.send("synthesize", {"text": "Hello."})
-                await client.send("describe")
-            for client in clients:
-                await client.until("info")
-
-    asyncio.run(ask())
-    held = -1
-    while held != (held := server.resources().descriptors):
-        time.sleep(0.1)
-
-
 def test_c09_a_thousand_rude_clients_of_each_kind_leave_nothing_behind(launch: Callable[..., ServerProcess]):
     server = launch(script=Script())
-    _warm_up(server)
+    warm_up(server)
     for rude, times in RUDE.items():
         with nothing_leaks(server):
             for count in range(times):
@@ -94,13 +57,13 @@ def test_c09_a_thousand_rude_clients_of_each_kind_leave_nothing_behind(launch: C
 
 def test_c09_malformed_frames_of_every_kind_leave_nothing_behind(launch: Callable[..., ServerProcess]):
     server = launch(script=Script())
-    _warm_up(server)
+    warm_up(server)
     lengths = [f'{{"type":"x","{key}":{n}}}\n'.encode() for n in LENGTHS for key in ("data_length", "payload_length")]
     frames = [*MALFORMED.values(), *lengths]
     repeats = 10
     with nothing_leaks(server):
         for data in frames * repeats:
-            with _dial(server) as connection, contextlib.suppress(ConnectionError):
+            with dial(server.uri) as connection, contextlib.suppress(ConnectionError):
                 connection.sendall(data)
                 connection.shutdown(socket.SHUT_WR)
                 with connection.makefile("rb") as answer:
@@ -112,9 +75,9 @@ def test_c09_malformed_frames_of_every_kind_leave_nothing_behind(launch: Callabl
 
 def test_c09_an_announced_giant_is_never_buffered(launch: Callable[..., ServerProcess]):
     server = launch(script=Script())
-    _warm_up(server)
+    warm_up(server)
     for key in ("payload_length", "data_length"):
-        with nothing_leaks(server), _dial(server) as connection:
+        with nothing_leaks(server), dial(server.uri) as connection:
             peak = server.resources().rss_bytes + 2 * MEGABYTE
             with contextlib.suppress(ConnectionError):
                 connection.sendall(f'{{"type":"audio-chunk","{key}":200000000}}\n'.encode())
@@ -124,7 +87,7 @@ def test_c09_an_announced_giant_is_never_buffered(launch: Callable[..., ServerPr
     # In the limit each, but all unfinished.
     with nothing_leaks(server), contextlib.ExitStack() as stack:
         for _ in range(5):
-            connection = stack.enter_context(_dial(server))
+            connection = stack.enter_context(dial(server.uri))
             connection.sendall(b'{"type":"audio-chunk","payload_length":1048576}\n' + bytes(MEGABYTE // 2))
     server.stop()
     server.check_log()
@@ -132,7 +95,7 @@ def test_c09_an_announced_giant_is_never_buffered(launch: Callable[..., ServerPr
 
 def test_c09_stalled_readers_leave_nothing_behind(launch: Callable[..., ServerProcess]):
     server = launch("--write-timeout", "0.5", script=Script())
-    _warm_up(server)
+    warm_up(server)
     host, _, port = server.uri.removeprefix("tcp://").rpartition(":")
     with nothing_leaks(server):
         for round_ in range(2):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from protocol.harness.client import connect, frame, inline
+from protocol.harness.client import connect, eventually, frame, inline
+from protocol.harness.clips import Clip
 from protocol.harness.fake_engine import ALTO, Script
+from protocol.harness.fake_recogniser import RecogniserScript, text_of
 from protocol.harness.log import Log
-from protocol.harness.servers import ROOT, ServerProcess, serving
+from protocol.harness.servers import ROOT, ServerProcess, listening, serving
+from protocol.harness.transcription import heard, quiet, speech, transcribe, utterance
 
 SECRET = "Xylophone marmalade."
 LINE = re.compile(
@@ -66,6 +70,45 @@ async def test_c44_what_is_said_is_not_logged(log: Log):
         if record.levelno > logging.DEBUG:
             assert "marmalade" not in record.getMessage().lower()
     log.check(warnings=len(log.warnings))
+
+
+HEARD = re.compile(
+    r"asr (\d+) fake large (\w+): (\d+\.\d) s audio, (\d+) characters \d+ ms after its end "
+    r"\((decoded then|nobody spoke|ready before), decoded in \d+ ms\)"
+)
+
+
+async def test_c44_each_utterance_is_one_line(log: Log):
+    async with listening() as server, server.connect() as client:
+        for pcm in (speech(1.0), quiet(1.0), b""):
+            await transcribe(client, pcm, language="de")
+        await eventually(lambda: len(log.infos) == 4)
+        found = [HEARD.fullmatch(line) for line in log.infos[1:3]]
+        assert all(found), log.infos
+        text = text_of(heard(speech(1.0)))
+        assert [match.groups() for match in found if match] == [
+            ("1", "de", "1.0", str(len(text)), "decoded then"),
+            ("2", "de", "1.0", "0", "nobody spoke"),
+        ]
+        assert log.infos[3] == "asr: no audio"
+    log.check()
+
+
+async def test_c44_what_is_heard_is_not_logged(log: Log):
+    asked = {"transcript_names": [SECRET], "transcript_terms": [SECRET], "context": {"x": SECRET}, "name": None}
+    for fail in ("", "finish"):
+        async with listening(script=RecogniserScript(ending=SECRET, fail=fail)) as server, server.connect() as client:
+            await client.write(utterance(speech(1.0), **asked))
+            client.half_close()
+            events = await client.rest()
+            assert [event.data["text"] for event in events if event.type == "transcript"] == (
+                [] if fail else [text_of(heard(speech(1.0))) + SECRET]
+            )
+    words = {"marmalade", *text_of(heard(speech(1.0))).split()}
+    for record in log.records:
+        if record.levelno > logging.DEBUG:
+            assert not any(word in record.getMessage().lower() for word in words)
+    log.check(warnings=1)
 
 
 async def test_c44_errors_are_one_line_and_no_request_line(log: Log):
@@ -152,6 +195,34 @@ def wyoming_bench() -> str:
     if not program.exists():
         pytest.skip("wyoming-bench is not installed beside this Python")
     return str(program)
+
+
+def test_c45_wyoming_bench_is_content_with_what_is_heard(
+    wyoming_bench: str, launch: Callable[..., ServerProcess], recognisers: Path, clips: list[Clip], tmp_path: Path
+):
+    chosen = [clip for clip in clips if clip.path.suffix == ".wav"][::4]
+    for clip in chosen:
+        shutil.copy(clip.path, tmp_path)
+        (tmp_path / f"{clip.path.stem}.txt").write_text(clip.text, encoding="utf-8")
+    server = launch("--data-dir", str(recognisers), "--asr-engine", "sensevoice")
+    server.wait_for_log("listens by default")
+    bench = subprocess.run(
+        [
+            *(wyoming_bench, "stt", "--mode", "both", "--corpus", str(tmp_path), "--programs", "sensevoice"),
+            *("--rounds", "1", "--warmup", "1", "-v", "--", server.uri.removeprefix("tcp://")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    # In both modes, none of which is "not supported".
+    assert bench.stdout.count(f"ok={len(chosen)} fail=0") == 2, bench.stdout + bench.stderr
+    assert bench.stdout.count("WER=0.0%  CER=0.0%") == 2, bench.stdout
+    assert "not supported" not in bench.stdout + bench.stderr
+    server.stop()
+    server.check_log()
 
 
 @pytest.mark.parametrize("program", ["espeak-ng", "piper"])

@@ -1,7 +1,6 @@
 """Conformance item 11: the server ends soon, whatever is going on."""
 
 import asyncio
-import json
 import signal
 import socket
 import subprocess
@@ -10,13 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
+from protocol.harness.blocking import dial, types_and_codes
 from protocol.harness.client import PATIENCE_S, frame
+from protocol.harness.clips import Clip
 from protocol.harness.fake_engine import FakeEngine, Script
+from protocol.harness.fake_recogniser import RecogniserScript
 from protocol.harness.servers import ServerProcess
+from protocol.harness.spoken import spoken
+from protocol.harness.transcription import chunks, start, stop
 
+from wyoming_rknn.asr.programs import AsrPrograms
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.server import app
 from wyoming_rknn.server.service import Service
@@ -25,60 +29,47 @@ from wyoming_rknn.tts.programs import Programs
 
 IN_TIME_S = 3.0
 SLOW = Script(window_s=0.5, window_samples=22050)
+HALF_AN_UTTERANCE = frame("transcribe") + start() + chunks(spoken("Turn on the living room light."))
 LONG_TEXT = frame("synthesize", {"text": "x" * 10000})
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def _dial(uri: str, receive_bytes: int | None = None) -> socket.socket:
-    scheme, _, address = uri.partition("://")
-    connection = socket.socket(socket.AF_UNIX if scheme == "unix" else socket.AF_INET)
-    if receive_bytes is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.settimeout(PATIENCE_S)
-    host, _, port = address.rpartition(":")
-    connection.connect(address if scheme == "unix" else (host, int(port)))
-    return connection
-
-
-def _types_and_codes(answer: IO[bytes]) -> Iterator[tuple[str, str | None]]:
-    while line := answer.readline():
-        header = json.loads(line)
-        data = json.loads(answer.read(header.get("data_length", 0)) or b"{}")
-        answer.read(header.get("payload_length", 0))
-        yield header["type"], data.get("code")
-
-
 def idle_clients(uri: str, stack: ExitStack) -> None:
     for _ in range(5):
-        stack.enter_context(_dial(uri))
+        stack.enter_context(dial(uri))
 
 
 def half_sent_requests(uri: str, stack: ExitStack) -> None:
     for begun in (b'{"type":"synth', b'{"type":"synthesize","data_length":100}\n{"tex'):
-        stack.enter_context(_dial(uri)).sendall(begun)
+        stack.enter_context(dial(uri)).sendall(begun)
 
 
 def stalled_readers(uri: str, stack: ExitStack) -> None:
     for _ in range(2):
-        connection = stack.enter_context(_dial(uri, receive_bytes=4096))
+        connection = stack.enter_context(dial(uri, receive_bytes=4096))
         connection.sendall(LONG_TEXT)
         assert connection.recv(10)
 
 
 def open_text(uri: str, stack: ExitStack) -> None:
-    connection = stack.enter_context(_dial(uri))
+    connection = stack.enter_context(dial(uri))
     connection.sendall(frame("synthesize-start") + frame("synthesize-chunk", {"text": "Hello. And"}))
 
 
-QUICK_SITUATIONS = (idle_clients, half_sent_requests, stalled_readers, open_text)
+def half_an_utterance(uri: str, stack: ExitStack) -> None:
+    for sent in (HALF_AN_UTTERANCE, HALF_AN_UTTERANCE[:-500], frame("transcribe") + start()):
+        stack.enter_context(dial(uri)).sendall(sent)
+
+
+QUICK_SITUATIONS = (idle_clients, half_sent_requests, stalled_readers, open_text, half_an_utterance)
 
 
 @contextmanager
 def waiting_client(uri: str) -> Iterator[None]:
     """A client that hears the beginning of an answer and, once the server has stopped, an error."""
-    with _dial(uri) as connection, connection.makefile("rb") as answer:
+    with dial(uri) as connection, connection.makefile("rb") as answer:
         connection.sendall(LONG_TEXT)
-        events = _types_and_codes(answer)
+        events = types_and_codes(answer)
         assert next(events) == ("audio-start", None)
         yield
         rest = list(events)
@@ -105,7 +96,7 @@ def test_c11_the_server_ends_with(
     situation: Callable[[str, ExitStack], None], number: signal.Signals, launch: Callable[..., ServerProcess]
 ):
     # The output buffers must fill up, so here the engine is quick.
-    server = launch(script=Script())
+    server = launch(script=Script(), recogniser=RecogniserScript())
     with ExitStack() as stack:
         situation(server.uri, stack)
         time.sleep(0.3)
@@ -128,9 +119,9 @@ def test_c11_clients_that_wait_are_told(number: signal.Signals, launch: Callable
 
 def test_c11_a_refused_client_that_stays_does_not_hinder_the_end(launch: Callable[..., ServerProcess]):
     server = launch("--max-connections", "1", script=Script())
-    with _dial(server.uri) as client, _dial(server.uri) as refused, refused.makefile("rb") as answer:
+    with dial(server.uri) as client, dial(server.uri) as refused, refused.makefile("rb") as answer:
         client.sendall(b'{"type":')
-        assert next(_types_and_codes(answer)) == ("error", "busy")
+        assert next(types_and_codes(answer)) == ("error", "busy")
         assert server.stop() < IN_TIME_S
     server.check_log()
 
@@ -147,10 +138,39 @@ def test_c11_a_second_signal_changes_nothing(launch: Callable[..., ServerProcess
 @pytest.mark.parametrize("number", SIGNALS)
 def test_c11_the_server_ends_while_a_voice_is_loaded(number: signal.Signals, launch: Callable[..., ServerProcess]):
     server = launch(script=Script(load_s=30))
-    with _dial(server.uri) as connection:
+    with dial(server.uri) as connection:
         connection.sendall(frame("synthesize", {"text": "Hello."}))
         assert server.stop(number) < IN_TIME_S
     server.check_log()
+
+
+@pytest.mark.parametrize(
+    "recogniser",
+    [
+        RecogniserScript(decode_s=30),
+        RecogniserScript(decode_s=30, stubborn=True),
+        RecogniserScript(load_s=30),
+        RecogniserScript(accept_s=30),
+    ],
+    ids=["decodes", "decodes and cannot be stopped", "loads", "prepares"],
+)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_c11_the_server_ends_while_the_recogniser(
+    number: signal.Signals, recogniser: RecogniserScript, launch: Callable[..., ServerProcess]
+):
+    server = launch(recogniser=recogniser)
+    with ExitStack() as stack:
+        answers = []
+        for sent in (HALF_AN_UTTERANCE + stop(), HALF_AN_UTTERANCE + stop(), HALF_AN_UTTERANCE):
+            connection = stack.enter_context(dial(server.uri))
+            connection.sendall(sent)
+            answers.append(stack.enter_context(connection.makefile("rb")))
+        time.sleep(0.3)
+        assert server.stop(number) < IN_TIME_S
+        # Also who still speaks waits for something.
+        assert [list(types_and_codes(answer)) for answer in answers] == [[("error", "shutting-down")]] * 3
+    server.check_log()
+    assert " WARNING " not in server.log
 
 
 async def test_c11_all_steps_of_the_end_share_one_deadline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -181,7 +201,9 @@ async def test_c11_all_steps_of_the_end_share_one_deadline(monkeypatch: pytest.M
         scheduler = Scheduler()
         stack.callback(scheduler.close)
         stack.callback(stuck.set)
-        server = app.Server(Service(settings, scheduler, Programs((FakeEngine(),), settings)))
+        server = app.Server(
+            Service(settings, scheduler, Programs((FakeEngine(),), settings), AsrPrograms((), settings))
+        )
         await server.start()
         begin = time.monotonic()
         await server.close()
@@ -203,11 +225,11 @@ def _cutting(launch: Callable[..., ServerProcess], voices: Path) -> tuple[Server
 
 def test_c11_the_server_ends_while_a_real_voice_is_cut(launch: Callable[..., ServerProcess], voices: Path):
     server, _ = _cutting(launch, voices)
-    with _dial(server.uri) as connection, connection.makefile("rb") as answer:
+    with dial(server.uri) as connection, connection.makefile("rb") as answer:
         connection.sendall(frame("synthesize", {"text": "Hello.", "voice": {"name": "random-medium"}}))
         time.sleep(0.1)
         assert server.stop() < IN_TIME_S
-        assert list(_types_and_codes(answer)) == [("error", "shutting-down")]
+        assert list(types_and_codes(answer)) == [("error", "shutting-down")]
     server.check_log()
 
 
@@ -240,15 +262,32 @@ def test_c11_the_server_ends_while_a_real_voice_speaks(
     with ExitStack() as stack:
         answers = []
         for _ in range(3):
-            connection = stack.enter_context(_dial(server.uri))
+            connection = stack.enter_context(dial(server.uri))
             connection.sendall(frame("synthesize", {"text": text, "voice": {"name": voice}}))
             answer = stack.enter_context(connection.makefile("rb"))
-            events = _types_and_codes(answer)
+            events = types_and_codes(answer)
             assert next(events)[0] == "audio-start"
             answers.append(events)
         assert server.stop() < IN_TIME_S
         for events in answers:
             assert ("error", "shutting-down") in list(events)
+    server.check_log()
+
+
+def test_c11_the_server_ends_while_a_real_model_listens(
+    launch: Callable[..., ServerProcess], recognisers: Path, clips: list[Clip]
+):
+    server = launch("--data-dir", str(recognisers), "--asr-engine", "sensevoice")
+    server.wait_for_log("listens by default")
+    with ExitStack() as stack:
+        answers = []
+        for number in range(8):
+            connection = stack.enter_context(dial(server.uri))
+            connection.sendall(frame("transcribe") + start() + chunks(clips[-1].pcm * number, 4096) + stop())
+            answers.append(stack.enter_context(connection.makefile("rb")))
+        assert server.stop() < IN_TIME_S
+        for answer in answers:
+            assert list(types_and_codes(answer))[-1] in (("error", "shutting-down"), ("transcript-stop", None))
     server.check_log()
 
 

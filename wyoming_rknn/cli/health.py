@@ -8,7 +8,6 @@ import time
 
 from wyoming_rknn.cli.arguments import add_settings, settings_from
 from wyoming_rknn.errors import UsageError
-from wyoming_rknn.settings import DEFAULT_URI
 
 HELP = "exit 0 when the service answers within a second"
 
@@ -17,16 +16,15 @@ _TIMEOUT_S = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_settings(parser, ("uri", "tts_uri"))
+    add_settings(parser, ("uri", "tts_uri", "asr_uri"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the service to describe itself."""
     # Imported without the wyoming package: a probe runs every few seconds on a small board.
-    from wyoming_rknn.server.endpoint import Endpoint
+    from wyoming_rknn.server.ports import ports
 
-    settings = settings_from(arguments)
-    endpoints = [Endpoint.parse(uri) for uri in (*settings.uri, *settings.tts_uri) or (DEFAULT_URI,)]
+    endpoints = [port.endpoint for port in ports(settings_from(arguments))]
     endpoint = next((endpoint for endpoint in endpoints if endpoint.scheme != "stdio"), None)
     if endpoint is None:
         raise UsageError("a service on stdio cannot be asked from outside; name its tcp or unix address with --uri")

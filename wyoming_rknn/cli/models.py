@@ -7,8 +7,9 @@ from pathlib import Path
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.models.manifest import Manifest
 
-HELP = "list the installed voices, cut a voice"
+HELP = "list the installed models, cut a voice"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +53,20 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(models, indent=2))
     else:
         for manifest in found.manifests:
-            speakers = f"{len(manifest.speakers)} speakers" if manifest.speakers else ""
-            row = f"{manifest.name:32} {manifest.kind:4} {manifest.format:12} {manifest.languages[0]:8} {speakers}"
-            print(row.rstrip())
+            print(_row(manifest))
         if not found.manifests:
             folders = ", ".join(str(folder) for folder in settings.data_dirs)
             print(f"no models in {folders}; name folders with --data-dir", file=sys.stderr)
     for problem in found.problems:
         print(f"{problem.path}: {problem.message}", file=sys.stderr)
     return 0
+
+
+def _row(manifest: Manifest) -> str:
+    """Return a line: name, purpose, format, languages, and speakers or precision."""
+    # A voice speaks one language, and its tags are readings of it.
+    languages = manifest.languages[:1] if manifest.kind == "tts" else manifest.languages
+    remark = f"{len(manifest.speakers)} speakers" if manifest.speakers else ""
+    if manifest.kind == "asr":
+        remark = manifest.quality
+    return f"{manifest.name:32} {manifest.kind:4} {manifest.format:18} {','.join(languages):16} {remark}".rstrip()

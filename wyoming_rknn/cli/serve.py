@@ -10,7 +10,7 @@ import threading
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
 
-HELP = "serve text-to-speech to Home Assistant"
+HELP = "serve text-to-speech and speech-to-text to Home Assistant"
 _SWITCH_S = 0.001
 _BUSY_DEVICES_S = 0.3
 """How long running computations may take to finish once the server has stopped."""
@@ -26,18 +26,20 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     logs.configure(settings.log_level, settings.log_format)
     # Here and not at the top: `health` and `--help` must not wait for the server's libraries.
+    from wyoming_rknn.asr import programs as asr_programs
     from wyoming_rknn.runtime.scheduler import Scheduler
-    from wyoming_rknn.server.app import Server, prepare_default_voice
+    from wyoming_rknn.server.app import Server
     from wyoming_rknn.server.service import Service
-    from wyoming_rknn.tts import programs
+    from wyoming_rknn.server.warmup import prepare_defaults
+    from wyoming_rknn.tts import programs as tts_programs
 
     # A device's result must not wait 5 ms, Python's default, for a thread that is busy with text or JSON.
     sys.setswitchinterval(_SWITCH_S)
     scheduler = Scheduler()
-    service = Service(settings, scheduler, programs.load(settings))
+    service = Service(settings, scheduler, tts_programs.load(settings), asr_programs.load(settings))
 
     def preload() -> None:
-        threading.Thread(target=prepare_default_voice, args=(service,), name="preload", daemon=True).start()
+        threading.Thread(target=prepare_defaults, args=(service,), name="preload", daemon=True).start()
 
     runner = asyncio.Runner()
     try:

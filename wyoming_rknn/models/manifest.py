@@ -12,12 +12,12 @@ class Manifest:
     """A model that can be loaded: which files it consists of and what it can do."""
 
     kind: str
-    """What it is for: "tts"."""
+    """What it is for: "tts", "asr"."""
     format: str
-    """Layout of its files: "piper", "piper-pair"."""
+    """Layout of its files: "piper", "piper-pair", "sensevoice-funasr"."""
     name: str
     files: Mapping[str, Path]
-    """Files by role: "graph" or "encoder" and "decoder", and "config"."""
+    """Files by role: "graph" or "encoder" and "decoder", "config", "tokens" and what else a format knows."""
     languages: tuple[str, ...]
     """BCP-47 tags, most specific first."""
     rate_hz: int
@@ -37,6 +37,8 @@ class Problem:
     name: str
     """What the model would be called."""
     kind: type[ModelError] = ModelInvalid
+    model_kind: str = "tts"
+    """What the model would be for."""
 
     def error(self) -> ModelError:
         """Return a new error: one that was raised before would keep hold of what it passed through."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from wyoming_rknn.models.formats import piper
+from wyoming_rknn.models.formats import piper, sensevoice
 from wyoming_rknn.models.manifest import Detected, Manifest, Problem
 
 CACHE_TAG = "CACHEDIR.TAG"
@@ -19,6 +19,9 @@ MAX_DEPTH = 5
 Detector: TypeAlias = Callable[[Path], Detected]
 """Finds the models of one layout in one folder."""
 
+DETECTORS: tuple[Detector, ...] = (piper.detect, sensevoice.detect)
+"""One for each layout that is known."""
+
 _Signature: TypeAlias = tuple[tuple[str, int, int], ...]
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,9 +30,12 @@ _LOGGER = logging.getLogger(__name__)
 class Store:
     """The models in some data folders. Thread-safe; looking again costs one directory walk unless files changed."""
 
-    def __init__(self, data_dirs: Sequence[Path], detectors: Sequence[Detector] = (piper.detect,)) -> None:
+    def __init__(
+        self, data_dirs: Sequence[Path], detectors: Sequence[Detector] = DETECTORS, max_depth: int = MAX_DEPTH
+    ) -> None:
         self._data_dirs = tuple(data_dirs)
         self._detectors = tuple(detectors)
+        self._max_depth = max_depth
         self._lock = threading.Lock()
         self._known: dict[Path, tuple[_Signature, Detected]] = {}
         self._warned: set[Path] = set()
@@ -49,7 +55,7 @@ class Store:
                 for folder, signature in self._walk(data_dir, 0, visited):
                     known[folder] = (signature, self._detect(folder, signature))
                     detected = known[folder][1]
-                    problems.extend(detected.problems)
+                    problems.extend(problem for problem in detected.problems if kind in (None, problem.model_kind))
                     for manifest in detected.manifests:
                         if kind in (None, manifest.kind):
                             manifests.setdefault((manifest.kind, manifest.name), manifest)
@@ -98,7 +104,7 @@ class Store:
             return
         if signature:
             yield folder, tuple(sorted(signature))
-        if depth < MAX_DEPTH:
+        if depth < self._max_depth:
             for path in sorted(below):
                 yield from self._walk(path, depth + 1, visited)
 

@@ -1,6 +1,7 @@
 """The seam between speech engines and accelerators."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -20,6 +21,17 @@ class TensorSpec:
     dtype: np.dtype[Any]
 
 
+class Cancellation(Protocol):
+    """Word that nobody waits for a result any more."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Tell whether the word has come."""
+
+    def on_cancel(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call back, from any thread, when the word comes within the context, or at once if it has come before."""
+
+
 class Graph(Protocol):
     """A loaded network. Thread-safe to `run`; the same on every accelerator."""
 
@@ -31,8 +43,11 @@ class Graph(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Return what `run` gives back."""
 
-    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute all outputs from `feeds`; raises `EngineError` when the accelerator fails."""
+    def run(self, feeds: Mapping[str, Tensor], cancellation: Cancellation | None = None) -> dict[str, Tensor]:
+        """Compute all outputs from `feeds`; raises `EngineError` when the accelerator fails.
+
+        An accelerator that can be interrupted raises `Cancelled` soon after the cancellation, the others finish.
+        """
 
     def close(self) -> None:
         """Free the accelerator's memory; `run` must not be called afterwards."""

@@ -1,15 +1,15 @@
 """Graphs on the CPU through ONNX Runtime, which is imported here and nowhere else."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from wyoming_rknn.errors import EngineError, ModelFileMissing, ModelInvalid
-from wyoming_rknn.runtime.graph import Tensor, TensorSpec
+from wyoming_rknn.errors import Cancelled, EngineError, ModelFileMissing, ModelInvalid
+from wyoming_rknn.runtime.graph import Cancellation, Tensor, TensorSpec
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -22,6 +22,7 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 _SEVERITY_ERROR = 3
+_SEVERITY_FATAL = 4
 
 
 def load(model: Path | bytes, *, threads: int) -> "OnnxGraph":
@@ -59,17 +60,40 @@ class OnnxGraph:
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
+        self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+        """What the exporter noted."""
 
-    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute all outputs. Thread-safe. Raises `EngineError` when ONNX Runtime fails."""
+    def run(self, feeds: Mapping[str, Tensor], cancellation: Cancellation | None = None) -> dict[str, Tensor]:
+        """Compute all outputs. Thread-safe. Raises `EngineError` when ONNX Runtime fails.
+
+        A cancellation interrupts between two nodes of the graph and raises `Cancelled`.
+        """
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+            if cancellation is None:
+                values = self._session.run(self._names, dict(feeds))
+            else:
+                values = self._run_until(cancellation, feeds)
         except Exception as error:
+            if cancellation is not None and cancellation.cancelled:
+                raise Cancelled from None
             raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+    def _run_until(self, cancellation: Cancellation, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        options = _onnxruntime().RunOptions()
+        # It takes an interruption for an error worth a line on stderr.
+        options.log_severity_level = _SEVERITY_FATAL
+
+        def interrupt() -> None:
+            options.terminate = True
+
+        with cancellation.on_cancel(interrupt):
+            values: Sequence[Tensor] = self._session.run(self._names, dict(feeds), options)
+        return values
 
 
 def _onnxruntime() -> ModuleType:

@@ -9,7 +9,7 @@ A device takes the earliest deadline first, with two refinements that plain EDF 
 * work whose deadline is nearer than `GUARD_S` is *critical* and goes before eager work, so that nobody who is already
   listening runs dry because others arrive. Eager work becomes critical itself after `PATIENCE_S`, so it cannot starve.
 
-A running computation is never interrupted; cancellation happens between computations.
+Nothing takes a device away from a running computation; cancellation interrupts it where the device knows how to.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from wyoming_rknn.errors import Cancelled
+from wyoming_rknn.runtime.cancellation import Cancellable
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -77,24 +78,20 @@ class Scheduler:
         return future
 
 
-class Stream:
+class Stream(Cancellable):
     """One listener's work. Deadlines follow the playback, which is taken to start with the first delivery.
 
-    Positions are seconds of audio from the beginning of the reply. Safe to use from any thread.
+    Positions are seconds of audio from the beginning of the reply. Cancelled, work that has not begun is given up; what
+    runs is interrupted where it can be, else finished for nothing. Safe to use from any thread.
     """
 
     def __init__(self, scheduler: Scheduler, background: bool = False) -> None:
+        super().__init__()
         self._scheduler = scheduler
         self._background = background
         self._waiting_since: float | None = None
         self._started_at: float | None = None
-        self._cancelled = threading.Event()
         self._reserved_s = 0.0
-
-    @property
-    def cancelled(self) -> bool:
-        """Tell whether nobody waits for this work any more."""
-        return self._cancelled.is_set()
 
     @property
     def reserved_s(self) -> float:
@@ -134,15 +131,6 @@ class Stream:
             self._started_at = max(self._started_at, now - at_s)
         eager = self._started_at is None and at_s <= 0.0 and not self._background
         return self._scheduler._submit(self, device, work, at_s, eager)
-
-    def cancel(self) -> None:
-        """Give up all work that has not begun; what runs is finished and thrown away."""
-        self._cancelled.set()
-
-    def check(self) -> None:
-        """Raise `Cancelled` if the stream was cancelled."""
-        if self._cancelled.is_set():
-            raise Cancelled
 
 
 @dataclass(eq=False)

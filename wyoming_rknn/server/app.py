@@ -1,4 +1,4 @@
-"""The server as a whole: listeners, connections, announcement, preloading, shutdown."""
+"""The server as a whole: listeners, connections, announcement, shutdown."""
 
 import asyncio
 import contextlib
@@ -8,21 +8,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from wyoming_rknn.errors import Busy, Cancelled, SpeechServerError
+from wyoming_rknn.asr.programs import AsrPort
+from wyoming_rknn.errors import Busy, UsageError, did_you_mean
+from wyoming_rknn.server.asr import AsrEvents
 from wyoming_rknn.server.connection import Connection, ConnectionLimits, Disconnected, EventFamily
 from wyoming_rknn.server.describe import DescribeEvents
 from wyoming_rknn.server.discovery import Announcement, Announcer
+from wyoming_rknn.server.elsewhere import LISTENING, SPEECH, ElsewhereEvents
 from wyoming_rknn.server.endpoint import Endpoint, bind
 from wyoming_rknn.server.framing import FrameLimits
 from wyoming_rknn.server.instance import Kind, default_base, instance_names
+from wyoming_rknn.server.ports import Port, ports
 from wyoming_rknn.server.service import Service
 from wyoming_rknn.server.stdio import open_stdio
 from wyoming_rknn.server.tts import TtsEvents
-from wyoming_rknn.settings import DEFAULT_URI, Settings
-from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
-from wyoming_rknn.tts.programs import Wanted
+from wyoming_rknn.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -30,8 +33,6 @@ _SHUTDOWN_S = 2.0
 """How long the end may take, all in all."""
 _GRACE_S = 1.0
 """How long clients may take to receive what is under way when the server stops."""
-_WARM_UP = "1 2 3 4 5 6 7 8 9 10."
-"""Speakable in every language, and a few seconds long."""
 
 
 class Server:
@@ -73,22 +74,27 @@ class Server:
     async def start(self) -> None:
         """Listen, announce. Raises `UsageError` for an address that cannot be served."""
         announcements: list[tuple[Kind, str, int]] = []
-        for kind, endpoint in _endpoints(self._settings):
+        programs = self._service.asr.names
+        for port in ports(self._settings):
+            if port.program is not None and port.program not in programs:
+                close = did_you_mean(port.program, programs)
+                raise UsageError(f"--asr-uri names program {port.program!r}, which is not installed{close}")
+            endpoint = port.endpoint
             if endpoint.scheme == "stdio":
                 reader, writer, self._copier = await open_stdio(self._limits.frames.header_bytes)
-                self._stdio = asyncio.create_task(self._serve(reader, writer), name="stdio")
+                self._stdio = asyncio.create_task(self._serve(reader, writer, port), name="stdio")
                 self.addresses.append(str(endpoint))
                 continue
             sockets = bind(endpoint)
             for listener in sockets:
-                await self._listen(listener)
+                await self._listen(listener, port)
             if endpoint.scheme == "unix":
                 self._unix.append(endpoint)
                 self.addresses.append(str(endpoint))
             else:
-                port = sockets[0].getsockname()[1]
-                self.addresses.append(str(Endpoint("tcp", endpoint.host, port)))
-                announcements.append((kind, endpoint.host, port))
+                number = sockets[0].getsockname()[1]
+                self.addresses.append(str(Endpoint("tcp", endpoint.host, number)))
+                announcements.append((port.kind, endpoint.host, number))
         for address in self.addresses:
             _LOGGER.info("listening on %s", address)
         if announcements and not self._settings.no_zeroconf:
@@ -116,9 +122,9 @@ class Server:
         if self._copier is not None:
             await asyncio.to_thread(self._copier.join, max(0.0, end - time.monotonic()))
 
-    async def _listen(self, listener: socket.socket) -> None:
+    async def _listen(self, listener: socket.socket, port: Port) -> None:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(reader, writer)
+            await self._serve(reader, writer, port)
 
         limit = self._limits.frames.header_bytes
         if listener.family == socket.AF_UNIX:
@@ -127,9 +133,10 @@ class Server:
             server = await asyncio.start_server(connected, sock=listener, limit=limit)
         self._listeners.append(server)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: Port) -> None:
         self._count += 1
-        connection = Connection(reader, writer, self._limits, f"client {self._count}", self._families)
+        families = partial(self._families, port)
+        connection = Connection(reader, writer, self._limits, f"client {self._count}", families)
         try:
             if len(self._connections) >= self._settings.max_connections:
                 await self._refuse(connection)
@@ -154,10 +161,15 @@ class Server:
             await connection.report(error)
         await connection.close()
 
-    def _families(self, connection: Connection) -> Sequence[EventFamily]:
-        tts = TtsEvents(connection, self._service)
-        describe = DescribeEvents(connection, self._service, tts)
-        return (tts, describe)
+    def _families(self, port: Port, connection: Connection) -> Sequence[EventFamily]:
+        preferred = AsrPort(port.program, port.place)
+        tts = TtsEvents(connection, self._service) if port.kind != "asr" else None
+        asr = AsrEvents(connection, self._service, preferred) if port.kind != "tts" else None
+        return (
+            DescribeEvents(connection, self._service, preferred, tts, asr),
+            tts or ElsewhereEvents(connection, SPEECH, "speech-to-text"),
+            asr or ElsewhereEvents(connection, LISTENING, "text-to-speech"),
+        )
 
     async def _announce(self, announcements: list[tuple[Kind, str, int]]) -> None:
         own_base: str = await asyncio.to_thread(default_base, self._settings.cache)
@@ -168,44 +180,7 @@ class Server:
         await self._announcer.start()
 
 
-def prepare_default_voice(service: Service) -> None:
-    """Load and warm up the voice that speaks when none is named, so that the first reply is as quick as all others.
-
-    Blocks. What goes wrong is logged: requests will report it again, and other voices may still speak.
-    """
-    stream = service.scheduler.stream(background=True)
-    tried: set[str] = set()
-    try:
-        # A voice that turns out to be broken is no longer offered, so the next one is the default.
-        while (choice := service.tts.choose(Wanted())).voice.name not in tried:
-            tried.add(choice.voice.name)
-            try:
-                choice.engine.prepare(choice.voice.name)
-                _LOGGER.info("%s speaks by default (%s)", choice.voice.name, choice.engine.name)
-                # The first run of a graph allocates, the first sentence of a language loads its tables.
-                feed = TextFeed(choice.voice.language)
-                feed.write(_WARM_UP)
-                feed.end()
-                for _ in Narrator(choice.engine, choice.voice, Manner(), stream).narrate(feed):
-                    pass
-                return
-            except SpeechServerError as error:
-                _LOGGER.warning("the default voice cannot be loaded: %s", error)
-    except Cancelled:
-        _LOGGER.debug("warm-up given up")
-    except Exception as error:
-        _LOGGER.warning("no default voice could be loaded: %s: %s", type(error).__name__, error)
-    finally:
-        stream.cancel()
-
-
 def connection_limits(settings: Settings) -> ConnectionLimits:
     """Return the limits of one connection."""
     frames = FrameLimits(settings.max_header, settings.max_payload, settings.idle_timeout, settings.frame_timeout)
     return ConnectionLimits(frames, settings.write_timeout)
-
-
-def _endpoints(settings: Settings) -> list[tuple[Kind, Endpoint]]:
-    everything = settings.uri or (() if settings.tts_uri else (DEFAULT_URI,))
-    kinds: tuple[tuple[Kind, tuple[str, ...]], ...] = (("all", everything), ("tts", settings.tts_uri))
-    return [(kind, Endpoint.parse(uri)) for kind, uris in kinds for uri in uris]

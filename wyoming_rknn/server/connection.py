@@ -6,6 +6,7 @@ on: `ping` is answered at once, text and audio of the next request are taken in,
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _LINGER_S = 1.0
 """How long input is thrown away after the last answer, lest unread bytes reset the connection and lose it."""
+_EVENTS_IN_A_ROW = 16
+"""Events of one client that are taken in before it is others' turn: a burst of audio must hold nobody up."""
 _PONG_BYTES = 65536
 """How much more than other answers may be unsent before a `ping` goes unanswered."""
 
@@ -104,8 +107,8 @@ class Connection:
 
     @property
     def busy(self) -> bool:
-        """Tell whether the client waits for an answer."""
-        return self._current is not None or not self._queue.empty()
+        """Tell whether the client waits for an answer, or will once it has sent all of its request."""
+        return self._current is not None or not self._queue.empty() or self._starved
 
     async def run(self) -> None:
         """Serve until the connection ends; never raises but for cancellation."""
@@ -148,7 +151,7 @@ class Connection:
                 _abort(self._writer.transport)
             raise Disconnected from None
 
-    async def request(self, request: Request) -> None:
+    def request(self, request: Request) -> None:
         """Take a request in; it is answered when its turn comes. Raises `Busy` if too many wait."""
         if self._queue.qsize() >= self._limits.pipelined:
             request.cancel()
@@ -179,7 +182,10 @@ class Connection:
 
     async def _read_events(self) -> None:
         try:
-            while True:
+            for number in itertools.count(1):
+                if not number % _EVENTS_IN_A_ROW:
+                    # Reading what has arrived already waits for nothing, and would let nobody else in.
+                    await asyncio.sleep(0)
                 try:
                     event = await self._frames.read()
                 except Idle:
@@ -200,8 +206,12 @@ class Connection:
             _LOGGER.debug("%s: disconnected: %s", self.name, error)
             self._closing = True
 
+    @property
+    def _starved(self) -> bool:
+        return any(family.starved() for family in self._families)
+
     def _check_progress(self) -> None:
-        if any(family.starved() for family in self._families):
+        if self._starved:
             raise RequestTimeout(
                 f"nothing was sent for {self._limits.frames.idle_s:g} s though the request is not complete; "
                 "send all of it, or set a longer --idle-timeout"
@@ -216,7 +226,7 @@ class Connection:
                 if await family.handle(event):
                     return
         except RequestError as error:
-            await self.request(Refusal(self, error))
+            self.request(Refusal(self, error))
             return
         _LOGGER.debug("%s: ignored unknown event %r", self.name, event.type)
 

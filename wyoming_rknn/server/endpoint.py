@@ -47,6 +47,8 @@ class Endpoint:
                 port = None
             if port is None:
                 raise UsageError(f"{uri!r} has no valid port; write tcp://HOST:PORT, for example tcp://0.0.0.0:10800")
+            if parts.path not in ("", "/") or parts.query or parts.fragment:
+                raise UsageError(f"{uri!r} says more than an address; write tcp://HOST:PORT")
             return cls("tcp", host=parts.hostname or "", port=port)
         raise UsageError(f"{uri!r} is no address to serve; write tcp://HOST:PORT, unix:///path or stdio://")
 

@@ -1,8 +1,13 @@
 """What all connections share: programs, scheduler, limits, and the clock of requests."""
 
 import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+from wyoming_rknn.asr.listener import Detector
+from wyoming_rknn.asr.programs import AsrPrograms
+from wyoming_rknn.asr.vad import SpeechDetectors
 from wyoming_rknn.errors import Busy
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.server.info import InfoCache
@@ -17,6 +22,9 @@ class Service:
     settings: Settings
     scheduler: Scheduler
     tts: Programs
+    asr: AsrPrograms
+    detector: Callable[[], AbstractContextManager[Detector]] = field(default_factory=lambda: SpeechDetectors().borrow)
+    """Lends what tells speech from everything else, for one utterance."""
     info: InfoCache = field(default_factory=InfoCache)
     _active: int = 0
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))

@@ -50,12 +50,12 @@ class TtsEvents:
         elif Synthesize.is_type(event.type):
             # Inside a stream Home Assistant repeats the whole text for servers that cannot stream.
             if self._open is None:
-                await self._synthesize(event)
+                self._synthesize(event)
         elif SynthesizeStart.is_type(event.type):
             if self._open is not None:
                 self._open.withdraw()
                 self._open = None
-            if (reply := await self._begin(event, streaming=True)) is not None:
+            if (reply := self._begin(event, streaming=True)) is not None:
                 self._open = reply
         elif SynthesizeStop.is_type(event.type):
             self._stream("synthesize-stop").end()
@@ -74,12 +74,12 @@ class TtsEvents:
             self._open.cancel(reason)
             self._open = None
 
-    async def _synthesize(self, event: Event) -> None:
-        if (reply := await self._begin(event, streaming=False)) is not None:
+    def _synthesize(self, event: Event) -> None:
+        if (reply := self._begin(event, streaming=False)) is not None:
             reply.write(_text(event))
             reply.end()
 
-    async def _begin(self, event: Event, streaming: bool) -> "Reply | None":
+    def _begin(self, event: Event, streaming: bool) -> "Reply | None":
         """Queue a reply to `event`, or the refusal that ends it and the connection."""
         try:
             if not streaming:
@@ -87,9 +87,9 @@ class TtsEvents:
             wanted, manner = _wanted(event), _manner(event, self._service.settings)
             reply = Reply(self._connection, self._service, wanted, manner, self._program, streaming, _is_ssml(event))
         except InvalidRequest as error:
-            await self._connection.request(Refusal(self._connection, error, closes=True))
+            self._connection.request(Refusal(self._connection, error, closes=True))
             return None
-        await self._connection.request(reply)
+        self._connection.request(reply)
         return reply
 
     def _stream(self, event_type: str) -> "Reply":

@@ -1,11 +1,10 @@
 """The seam between the server and text-to-speech engines."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from wyoming_rknn.audio import Waveform
-from wyoming_rknn.errors import SpeechServerError
 from wyoming_rknn.runtime.scheduler import Stream
 
 SPEAKER_SEPARATOR = "#"
@@ -89,11 +88,3 @@ class TtsEngine(Protocol):
 
     def close(self) -> None:
         """Free everything."""
-
-
-@runtime_checkable
-class Diagnosing(Protocol):
-    """An engine that knows of voices that are there but cannot be used."""
-
-    def problems(self) -> Mapping[str, SpeechServerError]:
-        """Return, by voice name, what is wrong with voices that `voices` leaves out for that; looks at the disk."""

@@ -1,14 +1,14 @@
 """The text-to-speech programs of this installation, and which voice a request means."""
 
-import importlib.metadata
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wyoming_rknn.errors import ProgramNotFound, SpeechServerError, UsageError, VoiceNotFound, did_you_mean
+from wyoming_rknn import plugins
+from wyoming_rknn.errors import SpeechServerError, UsageError, VoiceNotFound, did_you_mean
 from wyoming_rknn.settings import Settings
-from wyoming_rknn.tts.engine import Diagnosing, TtsEngine, Voice, speaker_readings
+from wyoming_rknn.tts.engine import TtsEngine, Voice, speaker_readings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,10 +41,9 @@ class Programs:
         self._engines = tuple(engines)
         self._settings = settings
         self._missed_default = False
-        if settings.tts_engine and settings.tts_engine not in self._names():
+        if settings.tts_engine and settings.tts_engine not in self.names:
             raise UsageError(
-                f"--tts-engine {settings.tts_engine!r} is not installed"
-                f"{did_you_mean(settings.tts_engine, self._names())}"
+                f"--tts-engine {settings.tts_engine!r} is not installed{did_you_mean(settings.tts_engine, self.names)}"
             )
 
     def offered(self) -> list[tuple[TtsEngine, Sequence[Voice]]]:
@@ -54,10 +53,10 @@ class Programs:
         # sorted() is stable: the others keep their order.
         return sorted(usable, key=lambda pair: pair[0].name != self._settings.tts_engine)
 
-    def check(self, program: str) -> None:
-        """Raise `ProgramNotFound` unless `program` is one of these."""
-        if program not in self._names():
-            raise ProgramNotFound(program, self._names())
+    @property
+    def names(self) -> list[str]:
+        """Return what the programs are called, those without voices among them."""
+        return [engine.name for engine in self._engines]
 
     def choose(self, wanted: Wanted, program: str | None = None) -> Choice:
         """Return the voice for a request; the programs are searched in order, `program` first.
@@ -119,7 +118,7 @@ class Programs:
         """Return what is wrong with voices that cannot be used; the first engine that knows a name wins."""
         problems: dict[str, SpeechServerError] = {}
         for engine in self._engines:
-            if isinstance(engine, Diagnosing):
+            if isinstance(engine, plugins.Diagnosing):
                 problems = {**engine.problems(), **problems}
         return problems
 
@@ -133,28 +132,10 @@ class Programs:
                     return error
         return None
 
-    def _names(self) -> list[str]:
-        return [engine.name for engine in self._engines]
-
 
 def load(settings: Settings) -> Programs:
     """Create every installed engine; one that fails to import is left out with one warning."""
-    return Programs(list(_create(settings)), settings)
-
-
-def _create(settings: Settings) -> Iterator[TtsEngine]:
-    found = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if not found:
-        _LOGGER.warning("no text-to-speech engine is registered; install the package with pip")
-    for name in sorted(found, key=lambda name: (name not in _BUILT_IN_ORDER, *_rank(name))):
-        try:
-            yield found[name].load()(settings)
-        except Exception as error:
-            _LOGGER.warning("text-to-speech engine %s cannot be used: %s: %s", name, type(error).__name__, error)
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return (_BUILT_IN_ORDER.index(name) if name in _BUILT_IN_ORDER else 0, name)
+    return Programs(list(plugins.create(ENTRY_POINTS, _BUILT_IN_ORDER, "text-to-speech", settings)), settings)
 
 
 def _folded(name: str) -> str:

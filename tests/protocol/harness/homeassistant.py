@@ -1,10 +1,14 @@
 """Home Assistant as a client, one small model per generation; what it reads and what ends its waiting is the point."""
 
 import asyncio
-from collections.abc import AsyncIterable
+import contextlib
+from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from protocol.harness.client import Client, Event
+from protocol.harness.transcription import HA_CHUNK_BYTES, USUAL, Layout, chunk, paced, pieces, start, stop
 
 
 class ServerError(Exception):
@@ -59,3 +63,101 @@ async def speak_streaming(
         if not writing.cancelled() and isinstance(failure := writing.exception(), Exception):
             assert isinstance(failure, OSError), failure
     return played
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What Home Assistant makes of a spoken command."""
+
+    text: str | None = None
+    """`None` if none came: the connection ended, or an error was told."""
+    error: str | None = None
+    """The code of an `error` that was understood."""
+    sent_bytes: int = 0
+    """How much audio was sent."""
+    stopped: bool = False
+    """Whether `audio-stop` was sent."""
+
+
+class _Upload:
+    """What a satellite says, on its way to the server; in real time if asked for, else in a burst."""
+
+    def __init__(self, client: Client, pcm: bytes, layout: Layout, language: str | None, live: bool) -> None:
+        self._client = client
+        self._pcm = pcm
+        self._layout = layout
+        self._language = language
+        self._live = live
+        self.sent_bytes = 0
+        self.stopped = False
+
+    async def run(self) -> None:
+        await self._client.send("transcribe", {"language": self._language} if self._language else {})
+        await self._client.write(start(self._layout))
+        if self._live:
+            async for piece in paced(self._pcm, self._layout, HA_CHUNK_BYTES):
+                await self._write(piece)
+        else:
+            for piece in pieces(self._pcm, HA_CHUNK_BYTES):
+                await self._write(piece)
+        await self._client.write(stop())
+        self.stopped = True
+
+    async def _write(self, piece: bytes) -> None:
+        await self._client.write(chunk(piece, self._layout))
+        self.sent_bytes += len(piece)
+
+
+async def hear_sequentially(
+    client: Client,
+    pcm: bytes,
+    *,
+    honours_error: bool,
+    language: str | None = "en",
+    layout: Layout = USUAL,
+    live: bool = False,
+) -> Outcome:
+    """Up to 2026.9: read nothing before `audio-stop` is sent, then up to a `transcript` or the end of the connection.
+
+    From 2026.8 on an `error` ends it, too.
+    """
+    upload = _Upload(client, pcm, layout, language, live)
+    try:
+        await upload.run()
+        return await _read_transcript(client, upload, honours_error)
+    except ConnectionError:
+        return Outcome(sent_bytes=upload.sent_bytes, stopped=upload.stopped)
+
+
+async def hear_in_parallel(
+    client: Client, pcm: bytes, *, language: str | None = "en", layout: Layout = USUAL, live: bool = False
+) -> Outcome:
+    """From 2026.10 on: a transcript or an `error` that comes early ends the upload, and the socket is dropped."""
+    upload = _Upload(client, pcm, layout, language, live)
+    writing = asyncio.create_task(upload.run())
+    try:
+        return await _read_transcript(client, upload, True)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return Outcome(sent_bytes=upload.sent_bytes, stopped=upload.stopped)
+    finally:
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await writing
+        client.writer.transport.abort()
+
+
+async def _read_transcript(client: Client, upload: _Upload, honours_error: bool) -> Outcome:
+    while (event := await client.receive()) is not None:
+        if event.type == "transcript":
+            return Outcome(event.data["text"], None, upload.sent_bytes, upload.stopped)
+        if event.type == "error" and honours_error:
+            return Outcome(None, event.data["code"], upload.sent_bytes, upload.stopped)
+    return Outcome(sent_bytes=upload.sent_bytes, stopped=upload.stopped)
+
+
+TRANSCRIBERS: dict[str, Callable[..., Awaitable[Outcome]]] = {
+    "2026.7": partial(hear_sequentially, honours_error=False),
+    "2026.8": partial(hear_sequentially, honours_error=True),
+    "2026.10": hear_in_parallel,
+}
+"""The generations, by the version that began each (the first: ended)."""

@@ -8,16 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from protocol.harness.client import PATIENCE_S, connect
-from protocol.harness.fake_engine import SCRIPT_VARIABLE, FakeEngine, Script
+from protocol.harness import fake_engine, fake_recogniser
+from protocol.harness.client import PATIENCE_S, connect, eventually
+from protocol.harness.detector import Loudness
+from protocol.harness.fake_engine import FakeEngine, Script
+from protocol.harness.fake_recogniser import FakeRecogniser, RecogniserScript
 
+from wyoming_rknn.asr.engine import AsrEngine
+from wyoming_rknn.asr.programs import AsrPrograms
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.server.app import Server
 from wyoming_rknn.server.service import Service
@@ -33,9 +39,18 @@ LOCAL = "tcp://127.0.0.1:0"
 class Running:
     """A server in this process."""
 
-    uri: str
+    uris: list[str]
     engine: FakeEngine
+    recognisers: Sequence[FakeRecogniser]
     server: Server
+
+    @property
+    def uri(self) -> str:
+        return self.uris[0]
+
+    @property
+    def recogniser(self) -> FakeRecogniser:
+        return self.recognisers[0]
 
     def connect(self, **options: Any) -> Any:
         return connect(self.uri, **options)
@@ -43,17 +58,27 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    *engines: TtsEngine, script: Script | None = None, uri: str = LOCAL, **settings: Any
+    *engines: TtsEngine,
+    script: Script | None = None,
+    uri: str | None = LOCAL,
+    recognisers: Sequence[AsrEngine] = (),
+    detector: Callable[[], Any] | None = Loudness,
+    **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Run a server in this event loop; speaks with a fake engine if none is given."""
+    """Run a server in this event loop; speaks with a fake engine if none is given.
+
+    The speech detector is a scripted one; `None` stands for the real one.
+    """
     engines = engines or (FakeEngine(script),)
-    chosen = Settings(uri=(uri,), no_zeroconf=True, **{"sentence_silence": 0.0, **settings})
+    chosen = Settings(uri=() if uri is None else (uri,), no_zeroconf=True, **{"sentence_silence": 0.0, **settings})
     scheduler = Scheduler()
-    server = Server(Service(chosen, scheduler, Programs(engines, chosen)))
+    options = {} if detector is None else {"detector": lambda: nullcontext(detector())}
+    programs = Programs(engines, chosen), AsrPrograms(recognisers, chosen)
+    server = Server(Service(chosen, scheduler, *programs, **options))  # type: ignore[arg-type]
     before = asyncio.all_tasks()
     try:
         await server.start()
-        yield Running(server.addresses[0], engines[0], server)  # type: ignore[arg-type]
+        yield Running(server.addresses, engines[0], recognisers, server)  # type: ignore[arg-type]
     except BaseException:
         await server.close()
         scheduler.close()
@@ -62,6 +87,23 @@ async def serving(
     assert scheduler.close(PATIENCE_S)
     left = {task for task in asyncio.all_tasks() - before if not task.done()}
     assert not left, f"tasks left behind: {left}"
+    await eventually(lambda: not _listening_threads())
+
+
+@asynccontextmanager
+async def listening(
+    *recognisers: AsrEngine, script: RecogniserScript | None = None, **options: Any
+) -> AsyncIterator[Running]:
+    """Run a server that listens with a fake recogniser if none is given; nothing of an utterance may outlive it."""
+    recognisers = recognisers or (FakeRecogniser(script),)
+    async with serving(recognisers=recognisers, **options) as server:
+        yield server
+    fakes = [recogniser for recogniser in recognisers if isinstance(recogniser, FakeRecogniser)]
+    assert all(fake.open_sessions == 0 and fake.decoding == 0 for fake in fakes)
+
+
+def _listening_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.endswith((" listener", "asr decoder"))]
 
 
 @dataclass(frozen=True)
@@ -82,6 +124,7 @@ class ServerProcess:
         *arguments: str,
         uris: Sequence[str] = (LOCAL,),
         script: Script | None = None,
+        recogniser: RecogniserScript | None = None,
         log_level: str = "debug",
         environment: dict[str, str] | None = None,
         stdin: int | IO[bytes] = subprocess.DEVNULL,
@@ -93,12 +136,16 @@ class ServerProcess:
             command += ["--uri", uri]
         if script is not None:
             command += ["--tts-engine", "fake"]
+        if recogniser is not None:
+            command += ["--asr-engine", "fake"]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("WYOMING_RKNN_")}
         path = [str(ROOT), str(ROOT / "tests"), str(_plug_in(folder))]
         if "PYTHONPATH" in inherited:
             path.append(inherited["PYTHONPATH"])
         home = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "XDG_DATA_HOME": str(folder / "data")}
-        scripted = {SCRIPT_VARIABLE: json.dumps(asdict(script or Script()))}
+        scripted = {fake_engine.SCRIPT_VARIABLE: json.dumps(asdict(script or Script()))}
+        if recogniser is not None:
+            scripted[fake_recogniser.SCRIPT_VARIABLE] = json.dumps(asdict(recogniser))
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments],
@@ -176,10 +223,13 @@ class ServerProcess:
 
 
 def _plug_in(folder: Path) -> Path:
-    """Write the metadata by which the server finds the fake engine, and return the folder to look in."""
+    """Write the metadata by which the server finds the fake engines, and return the folder to look in."""
     home = folder / "plug-in"
-    metadata = home / "fake_tts-1.dist-info"
+    metadata = home / "fakes-1.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-tts\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[wyoming_rknn.tts]\nfake = protocol.harness.fake_engine:create\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fakes\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(
+        "[wyoming_rknn.tts]\nfake = protocol.harness.fake_engine:create\n"
+        "[wyoming_rknn.asr]\nfake = protocol.harness.fake_recogniser:create\n"
+    )
     return home

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny_sensevoice import build_graph, install
 
 DATA = Path(os.environ.get("WYOMING_RKNN_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
 
@@ -49,6 +50,21 @@ def test_installed_voices_as_json(run, voices):
     assert models["sano-hfc"]["rate_hz"] == 22050
     assert models["sano-hfc"]["kind"] == "tts"
     assert all(Path(path).is_file() for model in models.values() for path in model["files"].values())
+
+
+def test_speech_to_text_models_are_listed(run, tmp_path):
+    install(tmp_path / "sense", model=build_graph("funasr"), quant=build_graph("funasr", int8=True))
+    (install(tmp_path / "lacking", model=build_graph("funasr")) / "am.mvn").unlink()
+    code, out, err = run("models", "list", "--data-dir", ".")
+    assert code == 0
+    assert [line.split() for line in out.decode().splitlines()] == [
+        ["sense/model", "asr", "sensevoice-funasr", "en,ja,ko,yue,zh"],
+        ["sense/quant", "asr", "sensevoice-funasr", "en,ja,ko,yue,zh", "int8"],
+    ]
+    assert "put the model's am.mvn beside it" in err
+    models = {model["name"]: model for model in json.loads(run("models", "list", "--json", "--data-dir", ".")[1])}
+    assert models["sense/quant"]["languages"] == ["en", "ja", "ko", "yue", "zh"]
+    assert models["sense/quant"]["files"].keys() == {"graph", "tokens", "cmvn"}
 
 
 def test_the_first_folder_wins(run, voices, tmp_path):

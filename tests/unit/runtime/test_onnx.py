@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from wyoming_rknn.errors import EngineError, ModelFileMissing, ModelInvalid
+from wyoming_rknn.errors import Cancelled, EngineError, ModelFileMissing, ModelInvalid
 from wyoming_rknn.runtime import onnx
+from wyoming_rknn.runtime.cancellation import Cancellable
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("WYOMING_RKNN_TEST_DATA") or ROOT.parent / "shared" / "data")
@@ -211,3 +212,57 @@ def test_a_piper_voice_and_the_process_that_splits_it_phone_nobody(isolated, tmp
     assert trespasses(isolated, home, *say) == []
     assert (home / "out/x.wav").stat().st_size > 1000
     assert list((home / "cache/wyoming-rknn/split").rglob("*.onnx"))
+
+
+def endless_graph():
+    """Return an ONNX file's content: n doublings in a loop, each of which takes a moment."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["still"]),
+            helper.make_node("MatMul", ["before", "before"], ["square"]),
+            helper.make_node("Mul", ["square", "before"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [200, 200]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [200, 200]),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)],
+        "endless",
+        [
+            helper.make_tensor_value_info("n", TensorProto.INT64, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [200, 200]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [200, 200])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def test_a_run_is_interrupted_when_nobody_waits_any_more(capfd):
+    graph = onnx.load(endless_graph(), threads=1)
+    work = Cancellable()
+    turns = {"n": np.array(1 << 40), "x": np.zeros((200, 200), np.float32)}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(graph.run, turns, work)
+        with pytest.raises(TimeoutError):
+            running.result(0.3)
+        work.cancel()
+        with pytest.raises(Cancelled):
+            running.result(20)
+    few = graph.run({**turns, "n": np.array(2)}, Cancellable())
+    assert not few["y"].any()
+    assert capfd.readouterr().err == ""
+    graph.close()
+
+
+def test_an_interruptible_run_fails_like_any_other(graph):
+    with pytest.raises(EngineError):
+        graph.run({"x": np.zeros(1, np.float32)}, Cancellable())

@@ -40,7 +40,7 @@ class Family:
     async def handle(self, event):
         if event.type == "ask":
             self.requests.append(Endless())
-            await self.connection.request(self.requests[-1])
+            self.connection.request(self.requests[-1])
         self.seen.append(event.type)
         return True
 

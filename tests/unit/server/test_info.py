@@ -4,14 +4,18 @@ import random
 from wyoming.info import Info
 
 from wyoming_rknn import __version__
+from wyoming_rknn.asr.engine import AsrModel
+from wyoming_rknn.server import info as server_info
 from wyoming_rknn.server.framing import encode
-from wyoming_rknn.server.info import InfoCache, tts_info
+from wyoming_rknn.server.info import InfoCache, Manners
+from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import Voice
 
 
 class Engine:
-    def __init__(self, name):
+    def __init__(self, name, *, partials=False):
         self.name = name
+        self.partials = partials
         self.description = f"{name}, for tests"
 
 
@@ -22,8 +26,16 @@ VOICES = [
 ]
 
 
+MODELS = [AsrModel("small", ("zh", "en"), "Small"), AsrModel("large", ("en", "de"), "Large")]
+USUAL = Manners(partials=True, needs_vad=True)
+
+
 def info(*offered):
-    return tts_info(offered)
+    return server_info.info(offered, (), USUAL)
+
+
+def heard(*offered, manners=USUAL):
+    return server_info.info((), offered, manners)
 
 
 def test_all_that_wyoming_demands_is_there():
@@ -74,9 +86,42 @@ def test_the_same_offer_is_described_once_and_another_one_anew():
 
     voices = [Voice("a", ("en-US", "en"), "A", 22050)]
     cache = InfoCache()
-    first = cache.describe([(Engine(), voices)])
-    assert cache.describe([(Engine(), list(voices))]) is first
+    first = cache.describe(1, [(Engine(), voices)], (), USUAL)
+    assert cache.describe(1, [(Engine(), list(voices))], (), USUAL) is first
     voices.append(Voice("b", ("de-DE", "de"), "B", 22050))
-    second = cache.describe([(Engine(), voices)])
+    second = cache.describe(1, [(Engine(), voices)], (), USUAL)
     assert [voice["name"] for voice in second.data["tts"][0]["voices"]] == ["a", "b"]
-    assert cache.describe([]).data["tts"] == []
+    assert cache.describe(1, (), (), USUAL).data["tts"] == []
+
+
+def test_every_port_has_a_description_of_its_own():
+    cache = InfoCache()
+    one, other = (Engine("sensevoice"), MODELS), (Engine("pocketsphinx"), MODELS)
+    first = cache.describe("a", (), (one, other), USUAL)
+    second = cache.describe("b", (), (other, one), USUAL)
+    assert cache.describe("a", (), (one, other), USUAL) is first
+    assert [program["name"] for program in first.data["asr"]] == ["sensevoice", "pocketsphinx"]
+    assert [program["name"] for program in second.data["asr"]] == ["pocketsphinx", "sensevoice"]
+
+
+def test_all_that_wyoming_demands_of_a_recogniser_is_there():
+    event = heard((Engine("sensevoice"), MODELS)).event()
+    (program,) = event.data["asr"]
+    assert {"name", "description", "attribution", "installed", "version", "models"} <= set(program)
+    for model in program["models"]:
+        assert {"name", "description", "attribution", "installed", "version", "languages"} <= set(model)
+        assert model["installed"] is True
+        assert model["languages"] == sorted(model["languages"])
+    assert [model["name"] for model in program["models"]] == ["large", "small"]
+    assert Info.from_event(event) == heard((Engine("sensevoice"), MODELS))
+
+
+def test_c16_flags_are_truthful():
+    for partials in (False, True):
+        for wanted in (0.0, 0.5):
+            manners = Manners.of(Settings(partial_interval=wanted))
+            (program,) = heard((Engine("x", partials=partials), MODELS), manners=manners).asr
+            assert program.supports_transcript_streaming is (partials and wanted > 0)
+    for silence, external in ((0.0, True), (0.5, False)):
+        (program,) = heard((Engine("x"), MODELS), manners=Manners.of(Settings(vad_endpointing=silence))).asr
+        assert program.requires_external_vad is external

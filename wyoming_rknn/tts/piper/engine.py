@@ -3,12 +3,10 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,13 +15,13 @@ from wyoming_rknn.audio import Waveform, apply_gain
 from wyoming_rknn.errors import (
     EngineError,
     GraphNotSplittable,
-    ModelError,
     ModelInvalid,
     SpeechServerError,
     VoiceNotFound,
 )
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
-from wyoming_rknn.models.manifest import Detected, Manifest, Problem
+from wyoming_rknn.models.manifest import Detected, Manifest
+from wyoming_rknn.models.shelf import Shelf
 from wyoming_rknn.models.store import Store
 from wyoming_rknn.runtime import onnx
 from wyoming_rknn.runtime.scheduler import Stream
@@ -56,23 +54,6 @@ class _Loaded:
     """Phonemes that the voice lacks and that were logged already."""
 
 
-_Signature: TypeAlias = tuple[tuple[Path, int, int], ...]
-
-
-@dataclass(slots=True)
-class _Slot:
-    """What became of a voice's files as they were when they were last looked at."""
-
-    signature: _Signature
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    loaded: _Loaded | None = None
-    problem: Problem | None = None
-
-    def is_current(self) -> bool:
-        """Tell whether the files are still as they were."""
-        return self.signature == _sign(path for path, *_ in self.signature)
-
-
 class PiperEngine:
     """Speak with Piper voices."""
 
@@ -83,14 +64,16 @@ class PiperEngine:
         self._settings = settings
         self._store = store
         self._growth = Growth(settings.first_window, settings.window_growth, settings.max_window)
-        self._slots: dict[str, _Slot] = {}
+        self._shelf: Shelf[_Loaded] = Shelf(self._open)
         self._speaking: WeakKeyDictionary[Stream, tuple[str, _Loaded, str]] = WeakKeyDictionary()
         self._guard = threading.Lock()
         self._reported: set[str] = set()
 
     def voices(self) -> Sequence[Voice]:
         """Return all voices but broken ones, and each speaker of those with few as a voice of its own."""
-        manifests = self._usable(self._scan().manifests)
+        found = self._scan().manifests
+        broken = self._shelf.problems(found)
+        manifests = [manifest for manifest in found if manifest.name not in broken]
         speakers = {voice.name: voice for manifest in manifests for voice in _listed_speakers(manifest)}
         voices = speakers | {manifest.name: _listed(manifest) for manifest in manifests}
         return sorted(voices.values(), key=lambda voice: voice.name)
@@ -98,8 +81,8 @@ class PiperEngine:
     def problems(self) -> Mapping[str, SpeechServerError]:
         """Return, by voice name, what is wrong with files that look like a voice, and with voices found broken."""
         found = self._scan()
-        broken = (slot.problem for slot in self._current(found.manifests).values() if slot.problem is not None)
-        return {problem.name: problem.error() for problem in (*found.problems, *broken)}
+        broken = self._shelf.problems(found.manifests)
+        return {problem.name: problem.error() for problem in (*found.problems, *broken.values())}
 
     def prepare(self, voice: str) -> None:
         """Load a voice. Blocks, for seconds when it is cut for the first time."""
@@ -122,11 +105,8 @@ class PiperEngine:
 
     def close(self) -> None:
         """Free all voices."""
-        with self._guard:
-            slots, self._slots = self._slots, {}
-        for slot in slots.values():
-            if slot.loaded is not None:
-                slot.loaded.voice.close()
+        for loaded in self._shelf.clear():
+            loaded.voice.close()
 
     def _decode(self, encoding: "Future[Utterance]", stream: Stream) -> Iterator[Waveform]:
         utterance = encoding.result()
@@ -158,50 +138,14 @@ class PiperEngine:
 
     def _load(self, name: str) -> tuple[_Loaded, str]:
         """Return a voice, loaded, and the speaker that is part of its name."""
-        with self._guard:
-            slot = self._slots.get(name)
-        # Saves the directory walk; what is named exactly goes before everything else.
-        if slot is not None and slot.loaded is not None and slot.is_current():
-            return slot.loaded, ""
+        # What is named exactly goes before everything else.
+        if (loaded := self._shelf.get(name)) is not None:
+            return loaded, ""
         manifests = {manifest.name: manifest for manifest in self._scan().manifests}
         for base, speaker in ((name, ""), *speaker_readings(name)):
             if base in manifests:
-                return self._load_files(manifests[base]), speaker
+                return self._shelf.load(manifests[base]), speaker
         raise VoiceNotFound(name, manifests)
-
-    def _load_files(self, manifest: Manifest) -> _Loaded:
-        signature = _sign(manifest.files.values())
-        with self._guard:
-            slot = self._slots.get(manifest.name)
-            if slot is None or slot.signature != signature:
-                # What speaks with the old files holds them until it is done.
-                slot = self._slots[manifest.name] = _Slot(signature)
-        with slot.lock:
-            if slot.problem is not None:
-                raise slot.problem.error()
-            if slot.loaded is None:
-                try:
-                    slot.loaded = self._open(manifest)
-                except ModelError as error:
-                    slot.problem = Problem(signature[0][0], str(error), manifest.name, type(error))
-                    raise
-            return slot.loaded
-
-    def _usable(self, manifests: Sequence[Manifest]) -> Sequence[Manifest]:
-        current = self._current(manifests)
-        broken = {name for name, slot in current.items() if slot.problem is not None}
-        return [manifest for manifest in manifests if manifest.name not in broken]
-
-    def _current(self, manifests: Sequence[Manifest]) -> dict[str, _Slot]:
-        """Return what is known of these voices' files, and forget all other files."""
-        by_name = {manifest.name: manifest for manifest in manifests}
-        with self._guard:
-            self._slots = {
-                name: slot
-                for name, slot in self._slots.items()
-                if name in by_name and slot.signature == _sign(by_name[name].files.values())
-            }
-            return dict(self._slots)
 
     def _voice_of(self, request: SpeechRequest, stream: Stream) -> tuple[_Loaded, str]:
         """Return the request's voice and listed speaker; a reply keeps its voice, whatever happens to the files."""
@@ -241,19 +185,6 @@ class PiperEngine:
                 self._reported.add(line)
                 _LOGGER.warning("%s", line)
         return found
-
-
-def _sign(paths: Iterable[Path]) -> _Signature:
-    """Return what changes when files do."""
-    return tuple((path, *_size_and_time(path)) for path in paths)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
 
 
 def _listed(manifest: Manifest) -> Voice:

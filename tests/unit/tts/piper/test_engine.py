@@ -221,7 +221,7 @@ def test_reply_keeps_its_voice_and_the_last_one_frees_it(make, tmp_path):
     whole = np.concatenate(list(speak.engine.speak(request, stream)))
     running = speak.engine.speak(request, stream)
     begun = [next(running)]
-    old = weakref.ref(speak.engine._slots["v"].loaded.voice)
+    old = weakref.ref(speak.engine._shelf.get("v").voice)
     onnx.save(build_voice(seed=2), graph)
     assert (speak("abc", "v") != whole).any()
     assert (np.concatenate([*begun, *running]) == whole).all()
@@ -229,7 +229,7 @@ def test_reply_keeps_its_voice_and_the_last_one_frees_it(make, tmp_path):
     graph.unlink()
     assert speak.engine.voices() == []
     assert (np.concatenate(list(speak.engine.speak(request, stream))) == whole).all()
-    assert not speak.engine._slots
+    assert speak.engine._shelf.get("v") is None
     assert old() is not None
     del stream, running
     gc.collect()

@@ -1,4 +1,4 @@
-"""`wyoming-rknn bench`: how quick the installed models are on this machine."""
+"""`wyoming-rknn bench tts`: how soon and how quickly the installed voices speak."""
 
 import argparse
 import json
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from wyoming_rknn.runtime.scheduler import Scheduler
     from wyoming_rknn.tts.programs import Choice
 
-HELP = "measure first audio and real-time factor of the installed models"
+HELP = "text-to-speech: how soon the first audio is there, and the real-time factor"
 
-_SETTINGS = (
+SETTINGS = (
     "data_dir", "cache_dir", "voice", "tts_engine", "language", "first_window", "window_growth", "max_window",
     "runtime", "threads", "log_level", "log_format",
 )  # fmt: skip
-_TEXTS = {
+TEXTS = {
     "short": "The light is on.",
     "long": "The morning starts with fog in the valleys, later the sun comes through, and in the afternoon it gets warm"
     " with up to twenty degrees before the first clouds arrive from the west.",
@@ -46,12 +46,10 @@ class Measurement:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what can be measured."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="tts")
-    tts = kinds.add_parser("tts", help="text-to-speech")
-    tts.add_argument("--json", action="store_true", help="print JSON")
-    tts.add_argument("--repeat", metavar="N", type=int, default=5, help="runs per text (default 5)")
-    add_settings(tts, _SETTINGS)
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--repeat", metavar="N", type=int, default=5, help="runs per text (default 5)")
+    add_settings(parser, SETTINGS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,7 +87,7 @@ def _measure(choice: "Choice", scheduler: "Scheduler", repeat: int) -> list[Meas
     choice.engine.prepare(choice.voice.name)
     load_s = time.perf_counter() - begin
     results = []
-    for label, text in _TEXTS.items():
+    for label, text in TEXTS.items():
         _speak(choice, scheduler, text)  # the first run allocates
         runs = [_speak(choice, scheduler, text) for _ in range(repeat)]
         first_s, total_s, audio_s = (statistics.median(values) for values in zip(*runs, strict=True))

@@ -1,0 +1,1 @@
+"""Speech-to-text: engines, and when and how an utterance is handed to them."""

@@ -1,0 +1,1 @@
+"""SenseVoice: one pass over an utterance gives its text, language, emotion and events."""

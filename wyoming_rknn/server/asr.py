@@ -1,0 +1,153 @@
+"""Speech-to-text events: `transcribe`, and `audio-start`, `-chunk`, `-stop`."""
+
+from typing import Any
+
+from wyoming.asr import Transcribe
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.event import Event
+
+from wyoming_rknn.asr.engine import Bias
+from wyoming_rknn.asr.programs import AsrPort
+from wyoming_rknn.audio import PcmFormat
+from wyoming_rknn.errors import InvalidRequest, RequestError
+from wyoming_rknn.server.connection import Connection, Refusal
+from wyoming_rknn.server.service import Service
+from wyoming_rknn.server.utterance import Asked, Utterance
+
+_USUAL = PcmFormat(16_000, 2, 1)
+"""What Home Assistant sends; taken for granted where nothing else is said."""
+
+
+class AsrEvents:
+    """The speech-to-text side of one connection.
+
+    An utterance is one `transcribe`, one `audio-start`, chunks, and `audio-stop`, of which all but the last may be
+    missing or late. A second `transcribe` or `audio-start` begins anew.
+    """
+
+    def __init__(self, connection: Connection, service: Service, port: AsrPort) -> None:
+        self._connection = connection
+        self._service = service
+        self._port = port
+        self._open: Utterance | None = None
+        self._asked = False
+        self._started: PcmFormat | None = None
+        self._draining = False
+
+    def select_program(self, name: str) -> None:
+        """Use this program for the connection's requests."""
+        self._port = AsrPort(program=name)
+
+    async def handle(self, event: Event) -> bool:
+        """Take a speech-to-text event in."""
+        try:
+            if AudioChunk.is_type(event.type):
+                await self._take(event)
+            elif AudioStart.is_type(event.type):
+                self._start(_format(event, _USUAL))
+            elif AudioStop.is_type(event.type):
+                self._stop()
+            elif Transcribe.is_type(event.type):
+                self._ask(_asked(event))
+            else:
+                return False
+        except RequestError as error:
+            # Whoever sent this waits for a transcript, and may not understand `error`: the connection ends.
+            self.cancel(error)
+            self._connection.request(Refusal(self._connection, error, closes=True))
+        return True
+
+    def starved(self) -> bool:
+        """Tell whether somebody is listened to who neither speaks nor ends."""
+        return self._open is not None and self._open.has_audio
+
+    def cancel(self, reason: RequestError | None = None) -> None:
+        """Give up an utterance that has not ended."""
+        if self._open is not None:
+            self._open.cancel(reason)
+        self._reset()
+
+    def _ask(self, asked: Asked) -> None:
+        if self._open is None or self._asked:
+            self._begin(asked)
+        elif not self._open.has_audio:
+            self._open.asked = asked
+        self._asked = True
+
+    def _start(self, pcm_format: PcmFormat) -> None:
+        if self._open is None:
+            self._begin(Asked())
+        elif self._started is not None:
+            asked, was_asked = self._open.asked, self._asked
+            self._begin(asked)
+            self._asked = was_asked
+        self._started = pcm_format
+
+    async def _take(self, event: Event) -> None:
+        if self._draining:
+            return
+        pcm_format = _format(event, self._started or _USUAL)
+        if self._open is None:
+            self._begin(Asked())
+        assert self._open is not None
+        await self._open.write(event.payload or b"", pcm_format)
+
+    def _stop(self) -> None:
+        if self._draining:
+            self._reset()
+            return
+        if self._open is None:
+            self._begin(Asked())
+        assert self._open is not None
+        utterance = self._open
+        self._reset()
+        utterance.end()
+
+    def _begin(self, asked: Asked) -> None:
+        if self._open is not None:
+            self._open.withdraw()
+        self._reset()
+        self._open = Utterance(self._connection, self._service, asked, self._port, self._drain)
+
+    def _drain(self) -> None:
+        """Take in the rest of an utterance that is answered already, for nothing."""
+        self._reset()
+        self._draining = True
+
+    def _reset(self) -> None:
+        self._open, self._asked, self._started, self._draining = None, False, None, False
+
+
+def _format(event: Event, default: PcmFormat) -> PcmFormat:
+    values = []
+    for key, usual in (("rate", default.rate_hz), ("width", default.width), ("channels", default.channels)):
+        value: Any = event.data.get(key)
+        if value is None:
+            value = usual
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidRequest(f"'{key}' of '{event.type}' is not a whole number")
+        values.append(value)
+    pcm_format = (default.rate_hz, default.width, default.channels)
+    return default if pcm_format == tuple(values) else PcmFormat(*values)
+
+
+def _asked(event: Event) -> Asked:
+    context = event.data.get("context")
+    return Asked(
+        model=_text(event, "name"),
+        language=_text(event, "language"),
+        bias=Bias(_words(event, "transcript_names"), _words(event, "transcript_terms")),
+        vad_sensitivity=_text(event, "vad_sensitivity") or "",
+        context=context if isinstance(context, dict) else None,
+    )
+
+
+def _text(event: Event, key: str) -> str | None:
+    """Return a field that chooses among things: what cannot be understood leaves the choice to us."""
+    value = event.data.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _words(event: Event, key: str) -> tuple[str, ...]:
+    values = event.data.get(key)
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
