@@ -256,6 +256,7 @@ BEGINNINGS = {
     "transcribe": frame("transcribe"),
     "transcribe, start": frame("transcribe") + start(),
     "transcribe, start, audio": frame("transcribe") + start() + chunks(ANOTHER),
+    "transcribe, audio": frame("transcribe") + chunks(ANOTHER),
     "start, audio": start() + chunks(ANOTHER),
     "start, half a sample": start() + chunk(ANOTHER[:333]),
 }

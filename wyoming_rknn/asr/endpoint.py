@@ -26,17 +26,14 @@ class Endpointer:
         self._after_speech = 0
         self._speaking = False
 
-    def accept(self, probability: float, begun_ago: int = 0) -> None:
-        """Take in how likely it is, 0 to 1, that someone speaks in the next frame.
-
-        `begun_ago` tells of the first frame of speech how many frames before it this was not yet known.
-        """
+    def accept(self, probability: float) -> None:
+        """Take in how likely it is, 0 to 1, that someone speaks in the next frame."""
         self._frames += 1
         self._speaking = probability >= (self._end_below if self._speaking else self._begin_at)
         if self._speaking:
             self._after_speech = self._frames
             if self._first_speech is None:
-                self._first_speech = max(0, self._frames - 1 - begun_ago)
+                self._first_speech = self._frames - 1
 
     @property
     def frames(self) -> int:
@@ -60,7 +57,10 @@ class Endpointer:
 
     @property
     def speech_begin_s(self) -> float:
-        """Return where the first frame of speech begins; 0 while nothing was heard."""
+        """Return where the first frame of speech begins; 0 while nothing was heard.
+
+        A detector that takes its time to be sure was told of speech before that: `SpeechDetector` some 0.3 s.
+        """
         return (self._first_speech or 0) * FRAME_S
 
     @property

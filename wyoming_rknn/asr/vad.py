@@ -46,12 +46,12 @@ _PERIODICITY = 0.42
 _CLEAR = 0.8
 """What Silero gives a frame of a whisper, or of a voice in noise, at least."""
 _GAP = 10.0 ** (-70.0 / 20.0)
-_NEAR_LINES = 2
 _SIMILARITY = 0.97
-_NEAR_REPEATED = 1
+_NEAR = 1
+"""Frames on either side of one that is tonal that count as tonal too: a tone begins in them, or changes."""
 _LAG = 2
 """Frames between two that have no sample in common: each is judged with the one before it."""
-_AHEAD = _LAG + _NEAR_REPEATED
+_AHEAD = _LAG + _NEAR
 _LOG_BINS = 160
 """From 150 to 4500 Hz: 33 to the octave."""
 _SHIFTS = 6
@@ -70,8 +70,6 @@ class SpeechDetector:
     def __init__(self) -> None:
         self._silero: _Silero | None = None
         self._evidence = _Evidence()
-        self.begun_ago = 0
-        """How many frames before the last one the voice began that was found in it; 0 if none was found just then."""
         self._frames = 0
         self._voice_found = False
         self._open = False
@@ -80,7 +78,6 @@ class SpeechDetector:
 
     def reset(self) -> None:
         """Begin a new utterance."""
-        self.begun_ago = 0
         self._frames = 0
         self._voice_found = False
         self._close()
@@ -93,7 +90,6 @@ class SpeechDetector:
         """
         if frame.shape != (FRAME_SAMPLES,):
             raise ValueError(f"a frame has {FRAME_SAMPLES} samples, not {frame.shape}")
-        self.begun_ago = 0
         self._frames += 1
         if self._frames % _YIELD_FRAMES == 0:
             # Silero keeps the interpreter's lock and NumPy gives it back only to take it again: a thread that works
@@ -116,11 +112,8 @@ class SpeechDetector:
         if self._voice_found:
             return probability
         self._evidence.accept(frame, probability)
-        if not self._evidence.is_voice:
-            return 0.0
-        self._voice_found = True
-        self.begun_ago = self._evidence.begun_ago
-        return self._evidence.best
+        self._voice_found = self._evidence.is_voice
+        return self._evidence.best if self._voice_found else 0.0
 
     def _rate(self, frame: Waveform, level_dbfs: float) -> float:
         if self._silero is None:
@@ -241,21 +234,12 @@ class _Evidence:
         """Begin anew."""
         self.is_voice = False
         self.best = 0.0
-        self._run_frames = 0
-        self._gap_frames = _OUT_OF + 1
         self._previous: Waveform = np.zeros(FRAME_SAMPLES, np.float32)
         self._shapes: deque[_Spectrum] = deque(maxlen=_LAG)
-        self._sounds: deque[_Sound] = deque(maxlen=_NEAR_LINES + _OUT_OF + _AHEAD)
-
-    @property
-    def begun_ago(self) -> int:
-        """Return how many frames ago Silero began to give more than a little, but for short gaps."""
-        return max(0, self._run_frames - 1)
+        self._sounds: deque[_Sound] = deque(maxlen=_NEAR + _OUT_OF + _AHEAD)
 
     def accept(self, frame: Waveform, probability: float) -> None:
         """Weigh the next frame: `is_voice` tells whether there is enough by now, `best` what Silero gave at best."""
-        self._gap_frames = 0 if probability >= _FAINT else self._gap_frames + 1
-        self._run_frames = 0 if self._gap_frames > _OUT_OF else self._run_frames + 1
         samples = np.concatenate((self._previous, frame))
         self._previous = frame
         lines = np.abs(np.fft.rfft(samples * self._narrow))
@@ -276,9 +260,9 @@ class _Evidence:
         speaking: list[float] = []
         for at in range(max(0, end - _OUT_OF), end):
             sound = sounds[at]
-            near = sounds[max(0, at - _NEAR_LINES) : at + _NEAR_LINES + 1]
+            near = sounds[max(0, at - _NEAR) : at + _NEAR + 1]
             # One that repeats another tells of both.
-            pairs = sounds[max(0, at - _NEAR_REPEATED) : at + _AHEAD + 1]
+            pairs = sounds[max(0, at - _NEAR) : at + _AHEAD + 1]
             tonal = any(other.is_lines for other in near) or any(other.is_repeated for other in pairs)
             voiced = sound.probability >= _FAINT and sound.periodicity >= _PERIODICITY
             if not tonal and (voiced or sound.probability >= _CLEAR):

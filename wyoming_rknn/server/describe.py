@@ -70,12 +70,15 @@ class _Description:
         self._listens = listens
 
     async def run(self) -> None:
-        service = self._service
         # Looking for voices and models reads folders.
-        tts = await asyncio.to_thread(service.tts.offered) if self._speaks else ()
-        asr = await asyncio.to_thread(service.asr.offered, self._port) if self._listens else ()
+        await self._connection.send(await asyncio.to_thread(self._describe))
+
+    def _describe(self) -> Event:
+        service = self._service
+        tts = service.tts.offered() if self._speaks else ()
+        asr = service.asr.offered(self._port) if self._listens else ()
         key = (self._port, self._speaks, self._listens)
-        await self._connection.send(service.info.describe(key, tts, asr, Manners.of(service.settings)))
+        return service.info.describe(key, tts, asr, Manners.of(service.settings))
 
     def cancel(self) -> None:
         pass
