@@ -41,12 +41,12 @@ class AudioFeed(Cancellable):
 
     @property
     def is_live(self) -> bool:
-        """Tell whether audio arrives about as fast as it is spoken, and all of it is taken.
+        """Tell whether audio arrives about as fast as it is spoken, and hardly any of it waits.
 
         Only then is it worth while to compute ahead of the end: what is read from a file has ended by the time.
         """
         with self._changed:
-            if self._waiting or len(self._arrivals) < 2:
+            if self._samples >= _LIVE_S * RATE_HZ or len(self._arrivals) < 2:
                 return False
             (earlier, before), (latest, now) = self._arrivals[0], self._arrivals[-1]
             # Half the time it took to speak allows for a network that delivers in bursts.

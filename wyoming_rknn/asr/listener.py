@@ -33,7 +33,7 @@ _TAIL_FRAMES = 8
 _NOBODY_S = 15.0
 """With our own end-pointing, how long somebody may say nothing; as long as Home Assistant waits."""
 _LOAD = 4.0
-"""Partial transcripts wait this many times as long as one takes, so that they use a quarter of a device."""
+"""One partial transcript is made in so many times its own duration: they use a quarter of a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,12 @@ class Listener:
     def _follow(self, feed: AudioFeed) -> None:
         """Take in all audio up to the end of the utterance, and decode what can be decoded meanwhile."""
         while (samples := feed.take(FRAME_SAMPLES)) is not None:
-            self._hear(samples, feed)
-            if self._is_over():
-                return
+            # Whether the speaker has stopped must not depend on how much audio comes at once.
+            step = FRAME_SAMPLES if self._listening.endpointing_s else samples.size
+            for begin in range(0, samples.size, step):
+                self._hear(samples[begin : begin + step], feed)
+                if self._is_over():
+                    return
             if feed.ended_at is None and feed.is_live:
                 self._work_ahead()
         self._watch(np.concatenate((self._rest, np.zeros(-self._rest.size % FRAME_SAMPLES, np.float32))), feed)
@@ -162,7 +165,7 @@ class Listener:
         whole = audio.size - audio.size % FRAME_SAMPLES
         was_heard, begun_at = self._endpointer.heard, None
         for begin in range(0, whole, FRAME_SAMPLES):
-            if feed.ended_at is not None and self._endpointer.heard and self._attempt is None:
+            if self._is_decided(feed):
                 break
             self._endpointer.accept(self._detector.probability(audio[begin : begin + FRAME_SAMPLES]))
             if begun_at is None and self._endpointer.heard:
@@ -176,6 +179,12 @@ class Listener:
         if self._endpointer.heard and self._early:
             early, self._early = np.concatenate(self._early), []
             self._accept(early)
+
+    def _is_decided(self, feed: AudioFeed) -> bool:
+        """Tell whether all audio will be decoded, whatever is in the rest of it."""
+        if self._listening.endpointing_s or feed.ended_at is None:
+            return False
+        return self._endpointer.heard and self._attempt is None
 
     def _forget(self, position: int) -> None:
         """Forget what is older than `KEPT_S` at this sample, so that silence does not pile up."""

@@ -9,6 +9,8 @@ UNSTABLE_S = 0.9
 """Words heard more recently may still change. With this, and two hypotheses that agree, the tests' SenseVoice changed
 the case of one letter in 26 clips; with 0.5 s it changed a word."""
 
+_COMPARED = 100
+"""Characters at the end of what was told that are looked for in a text that contradicts it."""
 _SPEECH = re.compile(r"[^\W_]")
 _SPACELESS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _FULL_STOP = re.compile(r"(?<![.。．…])[.。．]$")
@@ -24,11 +26,6 @@ class StablePrefix:
     def __init__(self) -> None:
         self._told = ""
         self._last: Sequence[Piece] = ()
-
-    @property
-    def told(self) -> str:
-        """Return all that was told."""
-        return self._told
 
     def offer(self, hypothesis: Transcript, heard_s: float) -> str:
         """Take in a transcript of the first `heard_s` seconds and return what can be told now, often nothing."""
@@ -49,7 +46,11 @@ class StablePrefix:
         A final text that contradicts what was told goes on from the place that resembles it most.
         """
         if not text.startswith(self._told):
-            text = self._told + text[_end_of(self._told, text) :]
+            # What was told last tells where to go on; a whole dictation would take seconds to compare.
+            begin = max(0, len(self._told) - _COMPARED)
+            window = text[max(0, begin - _COMPARED) :]
+            end = _end_of(self._told[begin:], window[: 3 * _COMPARED], free_begin=begin > 0)
+            text = self._told + window[end:]
         return text, text[len(self._told) :]
 
 
@@ -78,10 +79,13 @@ def _ends_word(pieces: Sequence[Piece], count: int) -> bool:
     return bool(after) and (not _SPEECH.match(after[0]) or bool(_SPACELESS.match(before[-1])))
 
 
-def _end_of(prefix: str, text: str) -> int:
-    """Return how many characters of `text` resemble `prefix` most, by edit distance, then by length."""
+def _end_of(prefix: str, text: str, free_begin: bool) -> int:
+    """Return where in `text` that ends which resembles `prefix` most, by edit distance, then by length.
+
+    It begins with the text, or anywhere in it if its begin is free.
+    """
     letters = [letter.lower() for letter in text]
-    row = list(range(len(letters) + 1))
+    row = [0] * (len(letters) + 1) if free_begin else list(range(len(letters) + 1))
     for number, wanted in enumerate(prefix, 1):
         previous, row = row, [number]
         for place, found in enumerate(letters, 1):

@@ -54,8 +54,8 @@ _LAG = 2
 _AHEAD = _LAG + _NEAR
 _LOG_BINS = 160
 """From 150 to 4500 Hz: 33 to the octave."""
-_SHIFTS = 6
-"""How far two spectra may be shifted: by 13 %."""
+_SHIFTS = 12
+"""How far two spectra may be shifted: by 29 %."""
 
 _Spectrum: TypeAlias = NDArray[np.float64]
 

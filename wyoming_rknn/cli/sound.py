@@ -51,7 +51,7 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc] # ships no types
 
 
 class SoundFeed(AudioFeed):
-    """A sound file for a listener: it has ended before anybody listens, and is read as far as it is listened to."""
+    """A sound file for a listener: it has ended before anybody listens, and is read as it is taken."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """Speech-to-text events: `transcribe`, and `audio-start`, `-chunk`, `-stop`."""
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 from wyoming.asr import Transcribe
@@ -14,6 +16,8 @@ from wyoming_rknn.server.connection import Connection, Refusal
 from wyoming_rknn.server.service import Service
 from wyoming_rknn.server.utterance import Asked, Utterance
 
+_LOGGER = logging.getLogger(__name__)
+
 _USUAL = PcmFormat(16_000, 2, 1)
 """What Home Assistant sends; taken for granted where nothing else is said."""
 
@@ -22,7 +26,8 @@ class AsrEvents:
     """The speech-to-text side of one connection.
 
     An utterance is one `transcribe`, one `audio-start`, chunks, and `audio-stop`, of which all but the last may be
-    missing or late. A second `transcribe` or `audio-start` begins anew.
+    missing. A `transcribe` that comes after the audio has begun is too late to choose the model and the language. A
+    second `transcribe` or `audio-start` begins anew.
     """
 
     def __init__(self, connection: Connection, service: Service, port: AsrPort) -> None:
@@ -72,6 +77,9 @@ class AsrEvents:
             self._begin(asked)
         elif not self._open.has_audio:
             self._open.asked = asked
+        else:
+            _LOGGER.debug("'transcribe' came after the audio began: its model and language are not used")
+            self._open.asked = replace(self._open.asked, context=asked.context)
         self._asked = True
 
     def _start(self, pcm_format: PcmFormat) -> None:
@@ -109,10 +117,11 @@ class AsrEvents:
         self._reset()
         self._open = Utterance(self._connection, self._service, asked, self._port, self._drain)
 
-    def _drain(self) -> None:
+    def _drain(self, answered: Utterance) -> None:
         """Take in the rest of an utterance that is answered already, for nothing."""
-        self._reset()
-        self._draining = True
+        if self._open is answered:
+            self._reset()
+            self._draining = True
 
     def _reset(self) -> None:
         self._open, self._asked, self._started, self._draining = None, False, None, False

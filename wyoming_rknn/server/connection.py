@@ -110,6 +110,11 @@ class Connection:
         """Tell whether the client waits for an answer, or will once it has sent all of its request."""
         return self._current is not None or not self._queue.empty() or self._starved
 
+    @property
+    def has_room(self) -> bool:
+        """Tell whether another request may wait."""
+        return self._queue.qsize() < self._limits.pipelined
+
     async def run(self) -> None:
         """Serve until the connection ends; never raises but for cancellation."""
         reading = asyncio.create_task(self._read_events(), name=f"{self.name} reader")
@@ -153,7 +158,7 @@ class Connection:
 
     def request(self, request: Request) -> None:
         """Take a request in; it is answered when its turn comes. Raises `Busy` if too many wait."""
-        if self._queue.qsize() >= self._limits.pipelined:
+        if not self.has_room:
             request.cancel()
             raise Busy(f"more than {self._limits.pipelined} requests wait on this connection")
         self._queue.put_nowait(request)

@@ -1,7 +1,6 @@
 """One spoken request: audio goes in while its transcript comes out."""
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -27,6 +26,8 @@ _INLINE_BYTES = 65536
 _BACKLOG_S = 60.0
 """Audio that may wait to be listened to; a client that sends more is read on only when it is taken."""
 _BACKLOG_POLL_S = 0.02
+_BLOCK_S = 5
+"""Audio that is converted at once."""
 # Home Assistant ends a command after 0.25, 0.7 or 1.25 s of silence.
 _PATIENCE = {"aggressive": 0.25 / 0.7, "relaxed": 1.25 / 0.7}
 
@@ -50,7 +51,12 @@ class Utterance:
     """
 
     def __init__(
-        self, connection: Connection, service: Service, asked: Asked, port: AsrPort, on_answer: Callable[[], None]
+        self,
+        connection: Connection,
+        service: Service,
+        asked: Asked,
+        port: AsrPort,
+        on_answer: Callable[["Utterance"], None],
     ) -> None:
         self._connection = connection
         self._service = service
@@ -77,6 +83,12 @@ class Utterance:
 
     async def write(self, pcm: bytes, pcm_format: PcmFormat) -> None:
         """Take in audio, waiting while too much of it is not listened to yet. Raises `Busy`."""
+        # A chunk of a slow rate becomes a great many samples.
+        block = _BLOCK_S * pcm_format.rate_hz * pcm_format.frame_bytes
+        for begin in range(0, len(pcm), block):
+            await self._write(pcm[begin : begin + block], pcm_format)
+
+    async def _write(self, pcm: bytes, pcm_format: PcmFormat) -> None:
         if len(pcm) > _INLINE_BYTES:
             samples = await asyncio.to_thread(self._reader.read, pcm, pcm_format)
         else:
@@ -86,7 +98,7 @@ class Utterance:
         if self._number is None:
             self._listen()
         self._feed.write(samples)
-        while self._feed.backlog_s > _BACKLOG_S:  # noqa: ASYNC110 - whoever takes it knows nothing of this loop
+        while self._feed.backlog_s > _BACKLOG_S and not self._outcome.done():  # noqa: ASYNC110 - whoever takes it knows nothing of this loop
             await asyncio.sleep(_BACKLOG_POLL_S)
 
     def end(self) -> None:
@@ -147,7 +159,12 @@ class Utterance:
 
     def _listen(self) -> None:
         self._number = self._service.begin()
-        threading.Thread(target=self._work, name=f"{self._connection.name} listener", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name=f"{self._connection.name} listener", daemon=True).start()
+        except RuntimeError:
+            self._service.end()
+            self._number = None
+            raise Busy("no thread can be started for this request; raise the limit of processes") from None
 
     def _work(self) -> None:
         heard: Heard | None = None
@@ -188,8 +205,12 @@ class Utterance:
     def _settle(self, heard: Heard | None, failure: BaseException | None) -> None:
         """Note how it went: a transcript, an error, or nothing that anybody waits for."""
         self._service.end()
+        # Nobody takes what is left of the audio.
+        self._feed.cancel()
         if not self._outcome.done():
-            if heard is not None:
+            if self._withdrawn:
+                self._outcome.cancel()
+            elif heard is not None:
                 self._outcome.set_result(heard)
             elif isinstance(failure, Exception) and not isinstance(failure, Cancelled | StopIteration):
                 self._outcome.set_exception(failure)
@@ -200,7 +221,7 @@ class Utterance:
             # The answer comes before the end of the audio: the rest of it is not needed.
             self._queue_early()
             if self._queued:
-                self._on_answer()
+                self._on_answer(self)
 
     def _queue(self) -> None:
         if not self._queued:
@@ -209,7 +230,7 @@ class Utterance:
 
     def _queue_early(self) -> None:
         # A client with so many requests waiting hears nothing before its audio has ended.
-        with contextlib.suppress(Busy):
+        if self._connection.has_room:
             self._queue()
 
     def _language(self, heard: Heard) -> str | None:

@@ -2,7 +2,9 @@
 
 import logging
 
+from wyoming_rknn.asr.programs import AsrPort
 from wyoming_rknn.errors import Cancelled, SpeechServerError
+from wyoming_rknn.server.ports import ports
 from wyoming_rknn.server.service import Service
 from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
 from wyoming_rknn.tts.programs import Wanted
@@ -18,18 +20,19 @@ def prepare_defaults(service: Service) -> None:
 
     What goes wrong is logged: requests will report it again, and others may still be served.
     """
-    if service.settings.tts_uri or service.settings.uri or not service.settings.asr_uri:
+    served = ports(service.settings)
+    if any(port.kind != "asr" for port in served):
         prepare_default_voice(service)
-    if service.settings.asr_uri or service.settings.uri or not service.settings.tts_uri:
-        prepare_default_model(service)
+    for preferred in dict.fromkeys(AsrPort(port.program, port.place) for port in served if port.kind != "tts"):
+        prepare_default_model(service, preferred)
 
 
-def prepare_default_model(service: Service) -> None:
-    """Load the model that listens when none is named. Blocks."""
+def prepare_default_model(service: Service, port: AsrPort) -> None:
+    """Load the model that listens at a port when none is named. Blocks."""
     tried: set[str] = set()
     try:
         # A model that turns out to be broken is no longer offered, so the next one is the default.
-        while (choice := service.asr.choose()).model.name not in tried:
+        while (choice := service.asr.choose(port)).model.name not in tried:
             tried.add(choice.model.name)
             try:
                 choice.engine.prepare(choice.model.name)

@@ -133,6 +133,13 @@ def test_it_is_live_again_after_a_burst():
         assert feed.is_live or number < 30
 
 
+def test_a_chunk_that_waits_while_another_one_is_looked_at_changes_nothing():
+    feed = spoken(4, speed=1)
+    feed.take(1)
+    feed.write(audio(0.01))
+    assert feed.is_live
+
+
 def test_what_waits_is_not_live():
     feed = spoken(4, speed=1)
     assert not feed.is_live

@@ -77,6 +77,16 @@ def tune(seconds, seed, harmonics=1, vibrato=0.0, decay=4.0, chord=(0,)):
     return samples[: round(seconds * RATE_HZ)]
 
 
+def bell(seconds, hz):
+    """Return a bell struck once a second: its partials fade and are in no proportion."""
+    t = time_s(seconds)
+    return sum(
+        np.where(t >= k, np.exp(-2 * (t - k)), 0)
+        * np.sin(2 * np.pi * hz * 1.5**k * t + 3 * np.exp(-3 * (t - k).clip(0)) * np.sin(2.8 * np.pi * hz * 1.5**k * t))
+        for k in range(round(seconds))
+    )
+
+
 def bursts(seconds, seed, *, length_s, decay_s, every_s):
     random = np.random.default_rng(seed)
     samples = np.zeros(round(seconds * RATE_HZ))
@@ -115,7 +125,10 @@ SOUNDS = {
     "tune": lambda: tune(5, 6, harmonics=6),
     "slow tune": lambda: tune(5, 7, harmonics=10, decay=0.5),
     "tune with vibrato": lambda: tune(5, 8, harmonics=5, vibrato=0.02),
+    "wailing tone": lambda: tone(4, 330, harmonics=6, vibrato=0.08),
+    "warbling tone": lambda: tone(4, 220, harmonics=3, vibrato=0.2),
     "chords": lambda: tune(5, 9, harmonics=4, chord=(0, 4, 7)),
+    "bell": lambda: bell(5, 200),
     "drums": lambda: bursts(4, 10, length_s=0.2, decay_s=0.05, every_s=0.25),
     "claps": lambda: bursts(4, 11, length_s=0.4, decay_s=0.1, every_s=0.5),
     "clicks": lambda: clicks(4, 12),
@@ -147,45 +160,72 @@ def rated(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def speech():
-    """Return a recording of a command with silence around it."""
+def used():
+    return SpeechDetector()
+
+
+@pytest.fixture
+def detector(used):
+    """Return a detector that was used before, as they are in service."""
+    used.reset()
+    return used
+
+
+def recording(name):
     for path in RECORDINGS:
-        if path.stem == "en_whats_the_weather_like":
-            return soundfile.read(path, dtype="float32")[0]
+        if path.stem == name:
+            samples, rate_hz = soundfile.read(path, dtype="float32")
+            assert rate_hz == RATE_HZ
+            return samples
     pytest.skip("no test speech: WYOMING_RKNN_TEST_DATA names no folder with speech/")
 
 
-def test_there_are_recordings():
-    if not RECORDINGS:
-        pytest.skip("no test speech: WYOMING_RKNN_TEST_DATA names no folder with speech/")
-    assert len(RECORDINGS) >= 39
+@pytest.fixture(scope="module")
+def speech():
+    """Return a recording of a command with silence around it."""
+    return recording("en_whats_the_weather_like")
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_every_recording_is_heard_to_its_end(path):
-    samples, rate_hz = soundfile.read(path, dtype="float32")
-    assert rate_hz == RATE_HZ
-    samples = samples[: 6 * RATE_HZ]
+def test_every_recording_is_heard_to_its_end(path, detector):
+    samples = recording(path.stem)[: 6 * RATE_HZ]
     padded = np.concatenate([samples, np.zeros(RATE_HZ, np.float32)])
     for attenuation_db in (0, 20):
-        endpointer = follow(as_pcm(padded * 10 ** (-attenuation_db / 20)))
+        detector.reset()
+        endpointer = follow(as_pcm(padded * 10 ** (-attenuation_db / 20)), detector=detector)
         assert endpointer.heard, attenuation_db
         assert endpointer.paused, attenuation_db
         assert 0 < endpointer.speech_end_s <= len(samples) / RATE_HZ + 0.1
 
 
-@pytest.mark.parametrize("level_dbfs", [-45, -26, -12])
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["fr_pause", "en_digit_seven", "en_whats_the_weather_like", "zh_rhino_command"])
+def test_a_voice_is_heard_in_noise(name, slope, detector):
+    samples = recording(name)
+    loudest = np.sort(samples[: len(samples) // 512 * 512].reshape(-1, 512).var(axis=1))[-len(samples) // 2048 :]
+    room = noise(len(samples) / RATE_HZ, slope, 1)
+    for snr_db in (20, 10):
+        detector.reset()
+        mixed = samples + at_level(room, 10 * np.log10(loudest.mean()) - snr_db)
+        assert follow(as_pcm(mixed), detector=detector).heard, snr_db
+
+
+@pytest.mark.parametrize("level_dbfs", [-40, -15])
 @pytest.mark.parametrize("sound", SOUNDS)
-def test_nothing_else_is_taken_for_a_voice(sound, level_dbfs):
+def test_nothing_else_is_taken_for_a_voice(sound, level_dbfs, detector):
     samples = at_level(SOUNDS[sound](), level_dbfs)
-    assert not follow(samples).heard
-    # Where a sound begins after silence is where Silero is misled most.
-    assert not follow(np.concatenate([np.zeros(RATE_HZ // 2, np.float32), samples])).heard
+    assert not follow(samples, detector=detector).heard
+    # Silero is misled most where a sound begins.
+    later = np.concatenate([np.zeros(RATE_HZ // 2, np.float32), samples])
+    detector.reset()
+    assert not follow(later, detector=detector).heard
+    room = at_level(noise(len(later) / RATE_HZ, 0.5, 99), -60)
+    detector.reset()
+    assert not follow(as_pcm(later + room), detector=detector).heard
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
-def test_long_noise_is_not_taken_for_a_voice_at_any_level(slope):
-    detector = SpeechDetector()
+def test_long_noise_is_not_taken_for_a_voice_at_any_level(slope, detector):
     for seed, level_dbfs in enumerate((-50, -40, -30, -20, -12, -6)):
         detector.reset()
         assert not follow(at_level(noise(10, slope, seed), level_dbfs), detector=detector).heard
@@ -262,6 +302,13 @@ def test_what_is_not_a_number_does_no_lasting_harm(speech):
     assert probabilities(detector, speech) == expected
 
 
+def test_speech_goes_on_after_what_is_not_a_number(speech):
+    detector = SpeechDetector()
+    assert max(probabilities(detector, speech[:RATE_HZ])) > 0.9
+    assert 0.0 <= detector.probability(np.full(FRAME_SAMPLES, np.nan, np.float32)) <= 1.0
+    assert max(probabilities(detector, speech)) > 0.9
+
+
 @pytest.mark.parametrize("shape", [(511,), (513,), (0,), (1, 512), (512, 1)])
 def test_a_frame_has_512_samples(shape):
     with pytest.raises(ValueError, match="a frame has 512 samples"):
@@ -291,15 +338,16 @@ def test_rating_starts_no_threads():
     counts = []
 
     def rate():
-        before = len(os.listdir("/proc/self/task"))
+        before = len(list(Path("/proc/self/task").iterdir()))
         probabilities(SpeechDetector(), at_level(noise(1, 0.5, 1), -20))
-        counts.append(len(os.listdir("/proc/self/task")) - before)
+        counts.append(len(list(Path("/proc/self/task").iterdir())) - before)
 
     for _ in range(2):
         thread = threading.Thread(target=rate)
         thread.start()
         thread.join()
-    assert counts == [0, 0]
+    # One that has just ended may still be counted before.
+    assert max(counts) <= 0
 
 
 def test_a_build_without_openmp_rates_as_well(monkeypatch):
