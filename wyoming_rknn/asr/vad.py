@@ -97,7 +97,7 @@ class SpeechDetector:
             time.sleep(0)
         frame = np.clip(frame, -1.0, 1.0)
         offset = float(frame.mean())
-        # A model that was fed what is not a number would never give anything else.
+        # Fed with what is not a number, a model may never give anything else.
         frame = np.zeros_like(frame) if math.isnan(offset) else frame - np.float32(offset)
         level_dbfs = 10.0 * math.log10(float(frame @ frame) / FRAME_SAMPLES + 1e-12)
         if level_dbfs >= GATE_DBFS:
@@ -215,11 +215,7 @@ class _Evidence:
 
     def __init__(self) -> None:
         window = 2 * FRAME_SAMPLES
-        phase = 2.0 * np.pi * np.arange(window) / window
-        # Blackman and Harris's four terms: with side lobes at -92 dB a gap between lines can be seen.
-        terms = (0.35875, -0.48829, 0.14128, -0.01168)
-        self._narrow = np.sum([a * np.cos(k * phase) for k, a in enumerate(terms)], axis=0)
-        self._hann = 0.5 - 0.5 * np.cos(phase)
+        self._hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(window) / window)
         self._gap_bins = _bins(300, 3400, window)
         self._line_bins = _bins(60, RATE_HZ // 2, window)
         log_bins = np.geomspace(150.0, 4500.0, _LOG_BINS) * window / RATE_HZ
@@ -227,7 +223,7 @@ class _Evidence:
         self._log_weight = log_bins - self._log_below
         self._pitch_bins = _bins(100, 3000, 2 * window)
         self._lags = slice(RATE_HZ // 400, RATE_HZ // 70)
-        self._hann_correlation = _autocorrelation(_power(np.ones(window), self._hann))[self._lags]
+        self._hann_correlation = _autocorrelation(np.abs(np.fft.rfft(self._hann, 2 * window)))[self._lags]
         self.reset()
 
     def reset(self) -> None:
@@ -242,9 +238,11 @@ class _Evidence:
         """Weigh the next frame: `is_voice` tells whether there is enough by now, `best` what Silero gave at best."""
         samples = np.concatenate((self._previous, frame))
         self._previous = frame
-        lines = np.abs(np.fft.rfft(samples * self._narrow))
+        # Padded with as many zeros, so that the ends of the window do not correlate with each other.
+        spectrum = np.abs(np.fft.rfft(samples * self._hann, 2 * len(samples)))
+        lines = spectrum[::2]
         self._sounds.append(
-            _Sound(probability, self._periodicity(samples), self._is_lines(lines), self._is_repeated(lines))
+            _Sound(probability, self._periodicity(spectrum), self._is_lines(lines), self._is_repeated(lines))
         )
         speaking = self._speaking()
         self.is_voice = len(speaking) >= _ENOUGH
@@ -280,11 +278,11 @@ class _Evidence:
         self._shapes.append(shape)
         return before is not None and bool(np.correlate(np.pad(before, _SHIFTS), shape).max() > _SIMILARITY)
 
-    def _periodicity(self, samples: Waveform) -> float:
-        power = np.zeros(2 * FRAME_SAMPLES + 1)
-        power[self._pitch_bins] = _power(samples, self._hann)[self._pitch_bins]
+    def _periodicity(self, spectrum: _Spectrum) -> float:
+        band = np.zeros_like(spectrum)
+        band[self._pitch_bins] = spectrum[self._pitch_bins]
         # Relative to the window's own, which falls with the lag.
-        return float((_autocorrelation(power)[self._lags] / self._hann_correlation).max())
+        return float((_autocorrelation(band)[self._lags] / self._hann_correlation).max())
 
 
 def _bins(begin_hz: int, end_hz: int, samples: int) -> slice:
@@ -292,15 +290,8 @@ def _bins(begin_hz: int, end_hz: int, samples: int) -> slice:
     return slice(math.ceil(begin_hz * samples / RATE_HZ), math.ceil(end_hz * samples / RATE_HZ))
 
 
-def _power(samples: NDArray[np.floating], window: _Spectrum) -> _Spectrum:
-    """Return the power spectrum, float64 [n + 1], of float [n], padded with as many zeros."""
-    spectrum = np.fft.rfft(samples * window, 2 * len(window))
-    power: _Spectrum = spectrum.real**2 + spectrum.imag**2
-    return power
-
-
-def _autocorrelation(power: _Spectrum) -> _Spectrum:
-    """Return the autocorrelation for all lags, 1 at lag 0, of what has this power spectrum; 0 for silence."""
-    correlation: _Spectrum = np.fft.irfft(power)
+def _autocorrelation(spectrum: _Spectrum) -> _Spectrum:
+    """Return the autocorrelation for all lags, 1 at lag 0, of what has these magnitudes; 0 for silence."""
+    correlation = np.fft.irfft(spectrum**2)
     normalised: _Spectrum = correlation / (correlation[0] + 1e-12)
     return normalised

@@ -77,6 +77,19 @@ def tune(seconds, seed, harmonics=1, vibrato=0.0, decay=4.0, chord=(0,)):
     return samples[: round(seconds * RATE_HZ)]
 
 
+def whispered(samples, seed):
+    """Return noise with the spectral envelope of speech, a 24-quefrency cepstrum every 8 ms, and its bass taken away."""
+    random = np.random.default_rng(seed)
+    window = np.hanning(512)
+    whisper = np.zeros(len(samples))
+    for begin in range(0, len(samples) - 512, 128):
+        cepstrum = np.fft.irfft(np.log(np.abs(np.fft.rfft(samples[begin : begin + 512] * window)) + 1e-5))
+        cepstrum[24:-24] = 0
+        envelope = np.exp(np.fft.rfft(cepstrum).real) * np.clip(np.arange(257) / 48, 0.05, 1)
+        whisper[begin : begin + 512] += np.fft.irfft(np.fft.rfft(random.standard_normal(512)) * envelope) * window
+    return whisper
+
+
 def bell(seconds, hz):
     """Return a bell struck once a second: its partials fade and are in no proportion."""
     t = time_s(seconds)
@@ -208,6 +221,11 @@ def test_a_voice_is_heard_in_noise(name, slope, detector):
         detector.reset()
         mixed = samples + at_level(room, 10 * np.log10(loudest.mean()) - snr_db)
         assert follow(as_pcm(mixed), detector=detector).heard, snr_db
+
+
+@pytest.mark.parametrize("name", ["de_cheetah_test_de_norm", "en_cards_005", "en_go_forward_ten_meters"])
+def test_a_whisper_is_heard(name, detector):
+    assert follow(at_level(whispered(recording(name), 1), -30), detector=detector).heard
 
 
 @pytest.mark.parametrize("level_dbfs", [-40, -15])
