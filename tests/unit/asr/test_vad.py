@@ -78,7 +78,7 @@ def tune(seconds, seed, harmonics=1, vibrato=0.0, decay=4.0, chord=(0,)):
 
 
 def whispered(samples, seed):
-    """Return noise with the spectral envelope of speech, a 24-quefrency cepstrum every 8 ms, and its bass taken away."""
+    """Return noise that has the spectral envelope of speech, smoothed over the cepstrum, and less bass."""
     random = np.random.default_rng(seed)
     window = np.hanning(512)
     whisper = np.zeros(len(samples))
