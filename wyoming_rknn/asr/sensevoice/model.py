@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from wyoming_rknn.models.formats import sensevoice as files_of
 from wyoming_rknn.models.formats.sensevoice_layout import FEATURE_SIZE
 from wyoming_rknn.models.manifest import Manifest
 from wyoming_rknn.runtime.graph import Cancellation
+from wyoming_rknn.runtime.scheduler import Stream
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -66,16 +68,17 @@ class Model:
             except EngineError as error:
                 raise ModelInvalid(f"model {self.name} cannot be run: {error}") from error
 
-    def decode(self, frames: Features, language: str | None, cancellation: Cancellation | None = None) -> Decoded:
+    def decode(self, frames: Features, language: str | None, stream: Stream) -> Decoded:
         """Return what is said in filter banks [T, 80], with times from their beginning; at most `longest_frames`.
 
-        Raises `EngineError`, `Cancelled`.
+        Computes through `stream`. Blocks. Raises `EngineError`, `Cancelled`.
         """
         rows = stack_frames(frames)
-        decoded = self._try(rows, language, cancellation)
+        decoded = stream.submit(partial(self._try, rows, language, stream), at_s=0.0).result()
+        # The other one may have to be loaded, which must not keep the device from everybody else.
         if decoded is None and (other := self._fallback(len(rows))) is not None:
             _LOGGER.debug("%s decodes instead of %s", other.name, self.name)
-            decoded = other._try(rows, language, cancellation)
+            decoded = stream.submit(partial(other._try, rows, language, stream), at_s=0.0).result()
         if decoded is None:
             raise EngineError(
                 f"model {self.name} computed no numbers but NaN or infinity; put its FunASR or sherpa-onnx graph "

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -48,8 +47,7 @@ class SenseVoiceSession:
         self._decoded = {part: self._decoded[part] for part in parts if part in self._decoded}
         for part in parts:
             if part not in self._decoded:
-                work = partial(self._model.decode, frames[slice(*part)], self._language, stream)
-                self._decoded[part] = stream.submit(work, at_s=0.0).result()
+                self._decoded[part] = self._model.decode(frames[slice(*part)], self._language, stream)
         return _joined([(begin * FRAME_S, self._decoded[begin, end]) for begin, end in parts], self._language)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Which bucket decodes, and what happens when 16-bit floats overflow."""
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from wyoming_rknn.asr.sensevoice.tokens import Vocabulary
 from wyoming_rknn.errors import Cancelled, EngineError, ModelInvalid
 from wyoming_rknn.features.fbank import Cmvn
 from wyoming_rknn.models.formats.sensevoice import detect
-from wyoming_rknn.runtime.cancellation import Cancellable
+from wyoming_rknn.runtime.scheduler import Scheduler
 
 CMVN = Cmvn(np.zeros(560, np.float32), np.ones(560, np.float32))
 EMBEDDING = np.zeros((16, 560), np.float32)
@@ -46,7 +47,10 @@ def frames(count: int, value: float = 8.0) -> np.ndarray:
 
 
 def text(one: Model, count: int = 12, **options: object) -> str:
-    return "".join(piece.text for piece in one.decode(frames(count, **options), None).pieces)
+    scheduler = Scheduler()
+    decoded = one.decode(frames(count, **options), None, scheduler.stream())
+    assert scheduler.close(10)
+    return "".join(piece.text for piece in decoded.pieces)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in multiply")
@@ -77,6 +81,8 @@ class TestOverflow:
 
         def fallback(rows: int) -> Model:
             asked.append(rows)
+            # It may have to be loaded: the device must not wait for that.
+            assert threading.current_thread() is threading.main_thread()
             return model(FakeGraph("funasr", None, saying(YOU)), name="other")
 
         assert text(model(graph, fallback=fallback)) == "你"
@@ -160,9 +166,11 @@ def test_real_graphs_of_each_layout_run(layout: str, tmp_path: Path) -> None:
     (manifest,) = detect(install(tmp_path / "s", model=graph)).manifests
     one = open_model(manifest, loader(1), itn=True)
     random = np.random.default_rng(1).normal(size=(50, 80)).astype(np.float32)
-    assert one.decode(random, "en").pieces
-    given_up = Cancellable()
+    scheduler = Scheduler()
+    assert one.decode(random, "en", scheduler.stream()).pieces
+    given_up = scheduler.stream()
     given_up.cancel()
     with pytest.raises(Cancelled):
         one.decode(random, None, given_up)
+    assert scheduler.close(10)
     one.close()

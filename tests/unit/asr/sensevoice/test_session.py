@@ -10,7 +10,7 @@ from wyoming_rknn.asr.engine import Piece
 from wyoming_rknn.asr.sensevoice.ctc import Decoded
 from wyoming_rknn.asr.sensevoice.session import SenseVoiceSession
 from wyoming_rknn.errors import Cancelled, EngineError
-from wyoming_rknn.runtime.scheduler import Scheduler
+from wyoming_rknn.runtime.scheduler import Scheduler, Stream
 
 RATE_HZ = 16_000
 
@@ -25,8 +25,10 @@ class FakeModel:
     languages: list[str | None] = field(default_factory=list)
     failure: Exception | None = None
 
-    def decode(self, frames: np.ndarray, language: str | None, cancellation: object = None) -> Decoded:
-        assert cancellation is not None
+    def decode(self, frames: np.ndarray, language: str | None, stream: Stream) -> Decoded:
+        return stream.submit(lambda: self._decode(frames, language), at_s=0.0).result()
+
+    def _decode(self, frames: np.ndarray, language: str | None) -> Decoded:
         assert 0 < len(frames) <= self.longest_frames
         if self.failure is not None:
             raise self.failure
