@@ -59,7 +59,7 @@ class Endpointer:
     def speech_begin_s(self) -> float:
         """Return where the first frame of speech begins; 0 while nothing was heard.
 
-        A detector that takes its time to be sure was told of speech before that: `SpeechDetector` some 0.3 s.
+        Speech began before that if the detector takes its time to be sure: with `SpeechDetector` 0.3 s as a rule.
         """
         return (self._first_speech or 0) * FRAME_S
 
