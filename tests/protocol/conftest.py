@@ -71,7 +71,8 @@ def split_cache(voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = ("--data-dir", str(voices), "--cache-dir", str(cache), "--voice", voice)
         server = ServerProcess(tmp_path_factory.mktemp("server"), *options)
         try:
-            server.wait_for_log(f"{voice} speaks by default")
+            # A voice that nobody has cut yet takes 5 s on a machine with nothing else to do.
+            server.wait_for_log(f"{voice} speaks by default", patience_s=120.0)
             server.stop()
         finally:
             server.kill()

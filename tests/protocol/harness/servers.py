@@ -171,8 +171,8 @@ class ServerProcess:
     def uri(self) -> str:
         return self.uris[0]
 
-    def wait_for_log(self, text: str, times: int = 1) -> None:
-        end = time.monotonic() + PATIENCE_S
+    def wait_for_log(self, text: str, times: int = 1, patience_s: float = PATIENCE_S) -> None:
+        end = time.monotonic() + patience_s
         while self.log.count(text) < times:
             assert self.process.poll() is None, f"exit code {self.process.returncode}:\n{self.log}"
             assert time.monotonic() < end, f"no {text!r} in the log:\n{self.log}"
