@@ -115,7 +115,6 @@ class Listener:
         self._stable = StablePrefix()
         self._rest: Waveform = np.zeros(0, np.float32)
         self._early: list[Waveform] = []
-        self._early_samples = 0
         self._forgotten_samples = 0
         self._accepted_samples = 0
         self._full = False
@@ -163,22 +162,20 @@ class Listener:
     def _watch(self, audio: Waveform, feed: AudioFeed) -> None:
         """Look for speech, frame by frame; once the audio has ended, only while that can still change the answer."""
         whole = audio.size - audio.size % FRAME_SAMPLES
-        was_heard, begun_at = self._endpointer.heard, None
         for begin in range(0, whole, FRAME_SAMPLES):
             if self._is_decided(feed):
                 break
             self._endpointer.accept(self._detector.probability(audio[begin : begin + FRAME_SAMPLES]))
-            if begun_at is None and self._endpointer.heard:
-                begun_at = self._endpointer.frames * FRAME_SAMPLES
+            if self._early and self._endpointer.heard:
+                self._forget()
+                early, self._early = np.concatenate(self._early), []
+                self._accept(early)
             if self._attempt is not None and self._endpointer.speech_end_s > self._attempt.speech_end_s:
                 self._drop(self._attempt)
                 self._attempt = None
         self._rest = audio[whole:]
-        if not was_heard:
-            self._forget(self._endpointer.frames * FRAME_SAMPLES if begun_at is None else begun_at)
-        if self._endpointer.heard and self._early:
-            early, self._early = np.concatenate(self._early), []
-            self._accept(early)
+        if not self._endpointer.heard:
+            self._forget()
 
     def _is_decided(self, feed: AudioFeed) -> bool:
         """Tell whether all audio will be decoded, whatever is in the rest of it."""
@@ -186,16 +183,15 @@ class Listener:
             return False
         return self._endpointer.heard and self._attempt is None
 
-    def _forget(self, position: int) -> None:
-        """Forget what is older than `KEPT_S` at this sample, so that silence does not pile up."""
-        excess = position - round(KEPT_S * RATE_HZ) - self._forgotten_samples
+    def _forget(self) -> None:
+        """Forget what is older than `KEPT_S` at the last frame, so that silence does not pile up."""
+        excess = self._endpointer.frames * FRAME_SAMPLES - round(KEPT_S * RATE_HZ) - self._forgotten_samples
         while excess > 0:
             samples = self._early.pop(0)
             if samples.size > excess:
                 self._early.insert(0, samples[excess:])
             dropped = min(excess, samples.size)
             self._forgotten_samples += dropped
-            self._early_samples -= dropped
             excess -= dropped
 
     def _keep(self, samples: Waveform) -> None:
@@ -203,7 +199,6 @@ class Listener:
             self._accept(samples)
             return
         self._early.append(samples)
-        self._early_samples += samples.size
 
     def _accept(self, samples: Waveform) -> None:
         room = round(self._listening.longest_s * RATE_HZ) - self._accepted_samples
@@ -257,7 +252,8 @@ class Listener:
         self._partial = _Attempt(stream, self._decoder.call(work), self._endpointer.speech_end_s)
 
     def _conclude(self, feed: AudioFeed) -> Heard:
-        audio_s = (self._forgotten_samples + self._early_samples) / RATE_HZ
+        early_samples = sum(samples.size for samples in self._early)
+        audio_s = (self._forgotten_samples + early_samples + self._accepted_samples) / RATE_HZ
         ended_at = feed.ended_at or self._clock()
         if not self._endpointer.heard:
             return Heard(Transcript(), "", "", audio_s, self._clock() - ended_at)
@@ -277,7 +273,6 @@ class Listener:
         transcript, decode_s = self._placed(result[0]), result[1]
         text = transcript.text if self._listening.full_stop else without_full_stop(transcript.text)
         text, news = self._stable.conclude(text)
-        audio_s = (self._forgotten_samples + self._accepted_samples) / RATE_HZ
         return Heard(transcript, text, news, audio_s, self._clock() - ended_at, decode_s, ahead)
 
     def _placed(self, transcript: Transcript) -> Transcript:

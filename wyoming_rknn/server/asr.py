@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from wyoming.asr import Transcribe
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -11,7 +10,7 @@ from wyoming.event import Event
 from wyoming_rknn.asr.engine import Bias
 from wyoming_rknn.asr.programs import AsrPort
 from wyoming_rknn.audio import PcmFormat
-from wyoming_rknn.errors import InvalidRequest, RequestError
+from wyoming_rknn.errors import RequestError
 from wyoming_rknn.server.connection import Connection, Refusal
 from wyoming_rknn.server.service import Service
 from wyoming_rknn.server.utterance import Asked, Utterance
@@ -128,16 +127,9 @@ class AsrEvents:
 
 
 def _format(event: Event, default: PcmFormat) -> PcmFormat:
-    values = []
-    for key, usual in (("rate", default.rate_hz), ("width", default.width), ("channels", default.channels)):
-        value: Any = event.data.get(key)
-        if value is None:
-            value = usual
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidRequest(f"'{key}' of '{event.type}' is not a whole number")
-        values.append(value)
-    pcm_format = (default.rate_hz, default.width, default.channels)
-    return default if pcm_format == tuple(values) else PcmFormat(*values)
+    usual = {"rate": default.rate_hz, "width": default.width, "channels": default.channels}
+    given = {key: event.data.get(key) for key in usual}
+    return PcmFormat(*(usual[key] if value is None else value for key, value in given.items()))
 
 
 def _asked(event: Event) -> Asked:

@@ -71,7 +71,7 @@ class Utterance:
         self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
         self._news: asyncio.Queue[str | None] = asyncio.Queue()
         self._queued = False
-        self._ended = False
+        self._begun = False
         self._failure: RequestError | None = None
         self._withdrawn = False
         self.asked = asked
@@ -107,7 +107,6 @@ class Utterance:
         if tail.size and self._number is None and not self._outcome.done():
             # All there is fits into what the resampler holds back.
             self._listen()
-        self._ended = True
         self._feed.write(tail)
         self._feed.end()
         if self._number is None and not self._outcome.done():
@@ -131,31 +130,30 @@ class Utterance:
 
     async def run(self) -> None:
         """Tell what is certain while the speaker speaks, then all. Raises `SpeechServerError`, `Cancelled`."""
-        begun = False
         while (news := await self._news.get()) is not None:
-            begun = await self._tell(news, begun)
+            await self._tell(news)
         if self._outcome.cancelled():
             if self._failure is not None:
                 raise self._failure
             if not self._withdrawn:
                 raise Cancelled
-            if begun:
+            if self._begun:
                 await self._connection.send(TranscriptStop().event())
             return
         heard = self._outcome.result()
-        begun = await self._tell(heard.news, begun)
+        await self._tell(heard.news)
         language = self._language(heard)
         answer = Transcript(text=heard.text, language=language, context=self.asked.context)
         await self._connection.send(answer.event())
         await self._connection.send(TranscriptStop().event())
         self._log(heard, language)
 
-    async def _tell(self, news: str, begun: bool) -> bool:
-        if not begun:
+    async def _tell(self, news: str) -> None:
+        if not self._begun:
+            self._begun = True
             await self._connection.send(TranscriptStart(context=self.asked.context).event())
         if news:
             await self._connection.send(TranscriptChunk(text=news).event())
-        return True
 
     def _listen(self) -> None:
         self._number = self._service.begin()
@@ -217,7 +215,7 @@ class Utterance:
             else:
                 self._outcome.cancel()
         self._news.put_nowait(None)
-        if not self._ended and not self._outcome.cancelled():
+        if self._feed.ended_at is None and not self._outcome.cancelled():
             # The answer comes before the end of the audio: the rest of it is not needed.
             self._queue_early()
             if self._queued:
