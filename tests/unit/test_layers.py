@@ -21,7 +21,7 @@ LAYERS = (
     {"plugins"},
     {"settings"},
     {"audio"},
-    {"errors"},
+    {"errors", "names"},
 )
 """From top to bottom; what stands side by side does not know of each other."""
 GRAPH_SURGERY = {

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from wyoming_rknn.asr.decoder import Decoder
-from wyoming_rknn.asr.endpoint import Endpointer
+from wyoming_rknn.asr.endpoint import FRAME_S, Endpointer
 from wyoming_rknn.asr.engine import RATE_HZ, AsrSession, Transcript
 from wyoming_rknn.asr.feed import AudioFeed
 from wyoming_rknn.asr.stable import StablePrefix, without_full_stop
@@ -49,12 +49,12 @@ class Listening:
     full_stop: bool = True
 
     @classmethod
-    def of(cls, settings: Settings) -> "Listening":
-        """Return what the settings ask for."""
+    def of(cls, settings: Settings, *, partials: bool) -> "Listening":
+        """Return what the settings ask for, with partial transcripts if the engine gives any."""
         return cls(
             threshold=settings.vad_threshold,
             endpointing_s=settings.vad_endpointing,
-            partial_interval_s=settings.partial_interval,
+            partial_interval_s=settings.partial_interval if partials else 0.0,
             longest_s=settings.max_utterance,
             full_stop=not settings.no_full_stop,
         )
@@ -218,7 +218,7 @@ class Listener:
             return False
         endpointer = self._endpointer
         if not endpointer.heard:
-            return endpointer.frames * FRAME_SAMPLES / RATE_HZ >= _NOBODY_S
+            return endpointer.frames * FRAME_S >= _NOBODY_S
         return self._full or endpointer.silence_s >= self._listening.endpointing_s
 
     def _work_ahead(self) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from wyoming_rknn.asr.engine import RATE_HZ, AsrEngine, AsrModel, Bias, Piece, T
 from wyoming_rknn.asr.pocketsphinx_process import Recognizer
 from wyoming_rknn.audio import Waveform
 from wyoming_rknn.errors import ModelError, ModelNotFound
+from wyoming_rknn.names import folded
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
 
@@ -36,8 +36,7 @@ _LEVEL = 400.0
 
 def create(settings: Settings) -> AsrEngine:
     """Make the engine."""
-    wanted = re.sub(r"[\W_]+", "-", (settings.asr_model or "").casefold()).strip("-")
-    return PocketsphinxEngine(chosen=wanted in (PocketsphinxEngine.name, MODEL))
+    return PocketsphinxEngine(chosen=folded(settings.asr_model or "") in (PocketsphinxEngine.name, MODEL))
 
 
 class PocketsphinxEngine:

@@ -1,13 +1,13 @@
 """The speech-to-text programs of this installation, and which one hears a request."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wyoming_rknn import plugins
-from wyoming_rknn.asr.engine import AsrEngine, AsrModel
+from wyoming_rknn.asr.engine import AsrEngine, AsrModel, AsrSession, Bias
 from wyoming_rknn.errors import ModelNotFound, SpeechServerError, UsageError, did_you_mean
+from wyoming_rknn.names import folded
 from wyoming_rknn.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ class AsrChoice:
     model: AsrModel
     language: str | None
     """One of the model's tags; `None` leaves it to the model."""
+
+    def open(self, bias: Bias) -> AsrSession:
+        """Begin an utterance. Blocks while the model is loaded. Raises `ModelError`, `ModelNotFound`."""
+        return self.engine.open(self.model.name, self.language, bias)
 
 
 class AsrPrograms:
@@ -79,17 +83,16 @@ class AsrPrograms:
         if not offered:
             raise ModelNotFound(self._settings.asr_model, ())
         engine, found = offered[0][0], offered[0][1][0]
-        if model and _folded(model) not in {_folded(engine.name) for engine, _ in offered}:
-            known = [(engine, candidate) for engine, candidates in offered for candidate in candidates]
-            named = next((pair for pair in known if _folded(pair[1].name) == _folded(model)), None)
-            if named is not None:
-                engine, found = named
+        if model:
+            # A program's name stands for its default model.
+            known = {folded(each.name): (engine, each) for engine, models in reversed(offered) for each in models}
+            known |= {folded(each.name): (each, models[0]) for each, models in reversed(offered)}
+            if folded(model) in known:
+                engine, found = known[folded(model)]
             else:
-                close = did_you_mean(model, (candidate.name for _, candidate in known))
+                close = did_you_mean(model, (each.name for _, each in known.values()))
                 reason = self.problem(model) or f"model {model!r} is not installed{close}"
                 _LOGGER.warning("%s; %s hears instead", reason, found.name)
-        elif model:
-            engine, found = next((e, m[0]) for e, m in offered if _folded(e.name) == _folded(model))
         self._warn_of_missed_default(offered)
         return AsrChoice(engine, found, match_language(language or self._settings.language, found.languages))
 
@@ -98,7 +101,7 @@ class AsrPrograms:
         for engine in self._engines:
             problems = engine.problems() if isinstance(engine, plugins.Diagnosing) else {}
             for name, error in problems.items():
-                if _folded(name) == _folded(model):
+                if folded(name) == folded(model):
                     return error
         return None
 
@@ -129,8 +132,8 @@ def match_language(wanted: str | None, known: Sequence[str]) -> str | None:
     """
     if not wanted:
         return None
-    tags = {_folded(tag): tag for tag in known}
-    return next((tags[reading] for reading in _readings(_folded(wanted)) if reading in tags), None)
+    tags = {folded(tag): tag for tag in known}
+    return next((tags[reading] for reading in _readings(folded(wanted)) if reading in tags), None)
 
 
 def _readings(tag: str) -> Iterator[str]:
@@ -141,7 +144,3 @@ def _readings(tag: str) -> Iterator[str]:
     yield bare
     if bare in _ALIASES:
         yield _ALIASES[bare]
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")

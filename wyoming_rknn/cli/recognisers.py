@@ -41,7 +41,7 @@ def loaded(programs: AsrPrograms, settings: Settings) -> AsrChoice:
     while True:
         choice = named(programs, settings)[0]
         try:
-            choice.engine.open(choice.model.name, choice.language, Bias()).close()
+            choice.open(Bias()).close()
         except SpeechServerError as error:
             # A model that turns out to be broken is no longer offered, so the next one is the default.
             if settings.asr_model is not None or choice.model.name in tried:

@@ -97,7 +97,7 @@ def _listen(name: str, choice: "AsrChoice", scheduler: "Scheduler", settings: "S
     from wyoming_rknn.cli.sound import SoundFeed
 
     listening = Listening(settings.vad_threshold, longest_s=_LONGEST_S, full_stop=not settings.no_full_stop)
-    session = _Session(partial(choice.engine.open, choice.model.name, choice.language, Bias()))
+    session = _Session(partial(choice.open, Bias()))
     try:
         return Listener(session.open, scheduler, listening, SpeechDetector()).listen(SoundFeed(name))
     finally:

@@ -181,13 +181,10 @@ class Utterance:
         asked, service = self.asked, self._service
         # Looking for models reads folders.
         self._choice = choice = service.asr.choose(self._port, asked.model, asked.language)
-        listening = Listening.of(service.settings)
-        listening = replace(
-            listening,
-            endpointing_s=listening.endpointing_s * _PATIENCE.get(asked.vad_sensitivity, 1.0),
-            partial_interval_s=listening.partial_interval_s if choice.engine.partials else 0.0,
-        )
-        session = partial(choice.engine.open, choice.model.name, choice.language, asked.bias)
+        listening = Listening.of(service.settings, partials=choice.engine.partials)
+        patience = _PATIENCE.get(asked.vad_sensitivity, 1.0)
+        listening = replace(listening, endpointing_s=listening.endpointing_s * patience)
+        session = partial(choice.open, asked.bias)
         with service.detector() as detector:
             return Listener(session, service.scheduler, listening, detector, self._on_partial).listen(self._feed)
 

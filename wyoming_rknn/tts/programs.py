@@ -1,12 +1,12 @@
 """The text-to-speech programs of this installation, and which voice a request means."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wyoming_rknn import plugins
 from wyoming_rknn.errors import SpeechServerError, UsageError, VoiceNotFound, did_you_mean
+from wyoming_rknn.names import folded
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import TtsEngine, Voice, speaker_readings
 
@@ -128,7 +128,7 @@ class Programs:
             if wanted in problems:
                 return problems[wanted]
             for known, error in problems.items():
-                if _folded(known) == _folded(wanted):
+                if folded(known) == folded(wanted):
                     return error
         return None
 
@@ -136,10 +136,6 @@ class Programs:
 def load(settings: Settings) -> Programs:
     """Create every installed engine; one that fails to import is left out with one warning."""
     return Programs(list(plugins.create(ENTRY_POINTS, _BUILT_IN_ORDER, "text-to-speech", settings)), settings)
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
 
 
 def _by_name(voices: Sequence[tuple[TtsEngine, Voice]], name: str) -> tuple[TtsEngine, Voice, str | None] | None:
@@ -156,18 +152,18 @@ def _by_whole_name(voices: Sequence[tuple[TtsEngine, Voice]], name: str) -> tupl
         if voice.name == name:
             return engine, voice
     for engine, voice in voices:
-        if _folded(voice.name) == _folded(name):
+        if folded(voice.name) == folded(name):
             return engine, voice
     return None
 
 
 def _by_language(voices: Sequence[tuple[TtsEngine, Voice]], tag: str) -> tuple[TtsEngine, Voice] | None:
-    wanted = _folded(tag)
+    wanted = folded(tag)
     bare = wanted.split("-")[0]
     # From the exact tag to any region of the language.
     for target, full in ((wanted, True), (wanted, False), (bare, True), (bare, False)):
         for engine, voice in voices:
-            tags = (_folded(language) for language in voice.languages)
+            tags = (folded(language) for language in voice.languages)
             if any(target == (tag if full else tag.split("-")[0]) for tag in tags):
                 return engine, voice
     return None
@@ -176,7 +172,7 @@ def _by_language(voices: Sequence[tuple[TtsEngine, Voice]], tag: str) -> tuple[T
 def _speaker(voice: Voice, name: str) -> str | None:
     """Return the voice's own spelling of a speaker given by name, or by number."""
     for speaker in voice.speakers:
-        if speaker == name or _folded(speaker) == _folded(name):
+        if speaker == name or folded(speaker) == folded(name):
             return speaker
     if name.isdecimal() and int(name) < len(voice.speakers):
         return voice.speakers[int(name)]

@@ -1,13 +1,13 @@
 """Which of the SenseVoice models on disk is meant, and which is the best one."""
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wyoming_rknn.models.formats import sensevoice
 from wyoming_rknn.models.manifest import Manifest
+from wyoming_rknn.names import folded
 
 _GRAPH_SUFFIXES = (".onnx", ".rknn")
 
@@ -46,8 +46,8 @@ class Wanted:
 def named(wanted: str, manifests: Sequence[Manifest]) -> Manifest | None:
     """Return the model of this name, or the first one in the folder of this name; both in any spelling."""
     exact = (manifest for manifest in manifests if manifest.name == wanted)
-    alike = (manifest for manifest in manifests if _folded(manifest.name) == _folded(wanted))
-    within = (manifest for manifest in manifests if _folded(folder_of(manifest).name) == _folded(wanted))
+    alike = (manifest for manifest in manifests if folded(manifest.name) == folded(wanted))
+    within = (manifest for manifest in manifests if folded(folder_of(manifest).name) == folded(wanted))
     return next((manifest for found in (exact, alike, within) for manifest in found), None)
 
 
@@ -86,7 +86,3 @@ def _rank(manifest: Manifest) -> int:
     if manifest.format == sensevoice.NPU:
         return 2
     return 0 if manifest.quality == sensevoice.INT8 else 1
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")

@@ -110,7 +110,7 @@ class Runs:
 
     def _decode(self, choice: AsrChoice, samples: Waveform) -> tuple[float, float]:
         """Return the seconds from the audio to the text, and from the features to the text."""
-        session = choice.engine.open(choice.model.name, choice.language, Bias())
+        session = choice.open(Bias())
         stream = self._scheduler.stream()
         try:
             begin = time.perf_counter()
@@ -125,12 +125,8 @@ class Runs:
 
     def _play(self, choice: AsrChoice, samples: Waveform) -> float | None:
         """Play a sound to what listens in the server, and return how long its text takes; `None` if there is none."""
-        listening = replace(
-            Listening.of(self._settings),
-            endpointing_s=0.0,
-            partial_interval_s=self._settings.partial_interval if choice.engine.partials else 0.0,
-        )
-        session = partial(choice.engine.open, choice.model.name, choice.language, Bias())
+        listening = replace(Listening.of(self._settings, partials=choice.engine.partials), endpointing_s=0.0)
+        session = partial(choice.open, Bias())
         listener = Listener(session, self._scheduler, listening, SpeechDetector(), on_partial=lambda _: None)
         feed = AudioFeed()
         audio = np.concatenate((samples, silence(SILENCE_S, RATE_HZ)))
