@@ -14,8 +14,11 @@
     ├── ModelError                      a model on disk cannot be used
     │   ├── ModelFileMissing (FileNotFoundError)
     │   ├── ModelInvalid                broken, foreign, or not what its config says
-    │   └── GraphNotSplittable          a voice that has no place to cut
+    │   ├── GraphNotSplittable          a voice that has no place to cut
+    │   └── ConversionError             a model cannot be made ready for an NPU
     ├── EngineError                     an engine failed while it worked
+    │   └── AcceleratorError            an NPU failed, hung, or computed what cannot be right
+    ├── RuntimeUnavailable              what would compute is not there: a library, a driver, an NPU
     └── SoundUnreadable                 a file that is no sound we can read
 
 `Cancelled` stands outside the tree: it ends work that nobody waits for any more and is never shown to a user.
@@ -136,10 +139,28 @@ class GraphNotSplittable(ModelError):
     code = "graph-not-splittable"
 
 
+class ConversionError(ModelError):
+    """A model cannot be converted for an NPU."""
+
+    code = "conversion-failed"
+
+
 class EngineError(SpeechServerError):
     """An engine failed while it was working on a request."""
 
     code = "engine-error"
+
+
+class AcceleratorError(EngineError):
+    """An NPU cannot load a graph, failed, hung, or computed what cannot be right."""
+
+    code = "accelerator-error"
+
+
+class RuntimeUnavailable(SpeechServerError):
+    """What would compute graphs cannot be used on this machine."""
+
+    code = "runtime-unavailable"
 
 
 class SoundUnreadable(SpeechServerError):

@@ -101,8 +101,24 @@ class Settings:
         "longest utterance in seconds; what follows is left out", metavar="SECONDS", default=300.0
     )
 
-    runtime: str = _setting("what computes graphs", choices=("auto", "onnx"), default="auto")
-    threads: int = _setting("CPU threads for a computation (0: all cores, at most 4)", metavar="N", default=0)
+    runtime: str = _setting(
+        "what computes graphs: auto takes the NPU through librknnrt, or through rknn-toolkit-lite2, where it can; what"
+        " is not made for it is computed by ONNX Runtime on the CPU",
+        choices=("auto", "onnx", "rknn", "rknn-lite"),
+        default="auto",
+    )
+    soc: str | None = _setting(
+        "the board's system on chip, such as rk3588 (default: as the device tree says)", metavar="NAME", default=None
+    )
+    rknn_library: Path | None = _setting(
+        "librknnrt.so to use (default: where the system keeps it)", metavar="FILE", default=None
+    )
+    threads: int = _setting("CPU threads for a computation (0: all fast cores, at most 4)", metavar="N", default=0)
+    cpu_affinity: str = _setting(
+        "CPU cores that compute: auto for the fast ones, none for all, or a list such as 4-7 or 4,5",
+        metavar="auto|none|LIST",
+        default="auto",
+    )
 
     zeroconf: str | None = _setting("announce the service by zeroconf under NAME", metavar="NAME", default=None)
     no_zeroconf: bool = _setting("announce nothing", default=False)
@@ -132,12 +148,6 @@ class Settings:
     def cache(self) -> Path:
         """Return the folder for what is derived from models."""
         return self.cache_dir or default_cache_dir(os.environ)
-
-    @property
-    def inference_threads(self) -> int:
-        """Return the CPU threads of one computation."""
-        # Beyond four the windows of one sentence are too small to be shared out.
-        return self.threads or min(4, len(os.sched_getaffinity(0)))
 
     @classmethod
     def merge(cls, *layers: Mapping[str, Any]) -> Self:

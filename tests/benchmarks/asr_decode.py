@@ -21,13 +21,15 @@ def ours(folder: Path, threads: int) -> Callable[[np.ndarray], str]:
     """Return what computes features, graph and text as the server does, without its VAD."""
     from wyoming_rknn.asr.engine import Bias
     from wyoming_rknn.asr.sensevoice.engine import create
-    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.runtime.runtimes import Runtimes
     from wyoming_rknn.settings import Settings
 
-    engine = create(Settings(data_dir=(folder,), threads=threads))
+    settings = Settings(data_dir=(folder,), runtime="onnx", threads=threads)
+    runtimes = Runtimes.of(settings)
+    engine = create(settings, runtimes)
     model = engine.models()[0].name
     engine.prepare(model)
-    scheduler = Scheduler()
+    scheduler = runtimes.scheduler()
 
     def decode(samples: np.ndarray) -> str:
         session = engine.open(model, None, Bias())

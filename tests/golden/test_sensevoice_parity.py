@@ -13,12 +13,13 @@ from typing import Any
 import kaldi_native_fbank
 import numpy as np
 import pytest
+from computing import on_cpu
 from golden.sensevoice.signals import as_float, checksum, signal
 
 from wyoming_rknn.asr.engine import Bias
 from wyoming_rknn.asr.sensevoice import ctc, tokens
 from wyoming_rknn.asr.sensevoice.engine import create
-from wyoming_rknn.asr.sensevoice.graphs import Bucket, loader, open_bucket, read_cmvn, read_embedding
+from wyoming_rknn.asr.sensevoice.graphs import Bucket, open_bucket, read_cmvn, read_embedding
 from wyoming_rknn.features.fbank import Fbank, stack_frames
 from wyoming_rknn.models.formats.sensevoice_layout import Layout
 from wyoming_rknn.runtime.graph import Cancellation, Tensor
@@ -132,7 +133,7 @@ def opened(folder: Path, answers: list[Tensor] | None = None) -> Bucket:
     embedding = folder / "embedding.npy"
 
     def load(path: Path) -> Any:
-        graph = loader(1)(path)
+        graph = on_cpu().load(path)
         return graph if answers is None else Listened(graph, answers)
 
     embedded = read_embedding(embedding) if embedding.exists() else None
@@ -192,7 +193,7 @@ def test_ids_are_those_of_the_references(name: str, folders: dict[str, Path]) ->
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_engine_gives_their_text_and_times(name: str, folders: dict[str, Path], scheduler: Scheduler) -> None:
     for itn in (True, False):
-        engine = create(Settings(data_dir=(folders[name],), threads=1, no_itn=not itn))
+        engine = create(Settings(data_dir=(folders[name],), threads=1, no_itn=not itn), on_cpu())
         (model,) = engine.models()
         for case in cases(name):
             if case.itn != itn:
@@ -219,7 +220,7 @@ def test_the_smallest_bucket_that_fits_hears(tmp_path: Path, scheduler: Schedule
     folder.mkdir()
     for path in (*(FOLDER / name for name in BUCKETS), FOLDER / "tokens.txt"):
         shutil.copy(path, folder)
-    engine = create(Settings(data_dir=(folder,), threads=1))
+    engine = create(Settings(data_dir=(folder,)), on_cpu())
     (model,) = engine.models()
     expected = {name: {(case.signal, case.language, case.itn): case for case in cases(name)} for name in BUCKETS}
     used = set()
@@ -328,7 +329,7 @@ def test_stored_logits_tell_a_slip_in_what_a_graph_is_fed(name: str, slip: str, 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_less_than_a_frame_is_nothing(name: str, folders: dict[str, Path], scheduler: Scheduler) -> None:
-    engine = create(Settings(data_dir=(folders[name],), threads=1))
+    engine = create(Settings(data_dir=(folders[name],)), on_cpu())
     session = engine.open(engine.models()[0].name, None, Bias())
     session.accept(samples(0)[:399])
     assert session.finish(scheduler.stream()).text == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from computing import on_cpu
 from protocol.harness.client import Client, Speech, connect, eventually, frame
 from protocol.harness.fake_engine import ALTO, BASS, FakeEngine, Script, audio, pause
 from protocol.harness.log import Log
@@ -224,11 +225,11 @@ async def test_c42_eight_streams_are_served_fairly():
 
 @pytest.fixture
 def piper(voices: Path, split_cache: Path) -> PiperEngine:
-    return PiperEngine(Settings(data_dir=(voices,), cache_dir=split_cache), Store((voices,)))
+    return PiperEngine(Settings(data_dir=(voices,), cache_dir=split_cache), Store((voices,)), on_cpu(2))
 
 
 async def test_c42_real_voices_are_not_mixed(piper: PiperEngine, log: Log):
-    async with serving(piper, espeak.create(Settings())) as server:
+    async with serving(piper, espeak.create(Settings(), on_cpu())) as server:
         texts = ["Hello there, how are you today?", "Good night!"]
         names = ["sano-hfc", "espeak-en-us", "sano-kristin", "espeak-de"]
         requests = [(text, name) for text in texts for name in names]
@@ -281,7 +282,7 @@ async def test_c43_the_silence_between_sentences_is_exact(silence_s: float):
 
 
 async def test_c43_nothing_reaches_full_scale():
-    async with serving(espeak.create(Settings(volume=10.0))) as server, server.connect() as client:
+    async with serving(espeak.create(Settings(volume=10.0), on_cpu())) as server, server.connect() as client:
         speech = await client.say("The quick brown fox jumps over the lazy dog.")
         peak = np.abs(speech.samples.astype(int)).max()
         assert 30000 < peak < 32767

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from computing import on_cpu
 from protocol.harness.fake_engine import ALTO, BASS, DUO, VOICES, FakeEngine, Script, audio
 from protocol.harness.info import check_info
 from protocol.harness.log import Log
@@ -34,7 +35,7 @@ async def test_c14_info_is_complete_and_stable(log: Log):
 
 
 async def test_c14_the_built_in_voices():
-    async with serving(espeak.create(Settings())) as server, server.connect() as client:
+    async with serving(espeak.create(Settings(), on_cpu())) as server, server.connect() as client:
         info = await client.describe()
         check_info(info)
         (program,) = info.data["tts"]
@@ -72,7 +73,10 @@ async def test_c15_a_voice_put_into_the_folder_is_there_at_once(tmp_path: Path, 
     (tmp_path / "broken" / "broken.onnx").write_bytes(b"no graph")
     (tmp_path / "broken" / "broken.onnx.json").write_text("{")
     settings = Settings(data_dir=(tmp_path,), cache_dir=tmp_path / "cache")
-    async with serving(PiperEngine(settings, Store((tmp_path,))), FakeEngine()) as server, server.connect() as client:
+    async with (
+        serving(PiperEngine(settings, Store((tmp_path,)), on_cpu()), FakeEngine()) as server,
+        server.connect() as client,
+    ):
 
         async def offered() -> list[tuple[str, list[str]]]:
             programs = (await client.describe()).data["tts"]
@@ -100,7 +104,7 @@ async def test_c15_a_broken_voice_is_not_offered_and_its_fault_is_told(tmp_path:
         if content:
             (tmp_path / f"{name}.onnx").write_bytes(content)
     settings = Settings(data_dir=(tmp_path,), cache_dir=tmp_path / "cache")
-    async with serving(PiperEngine(settings, Store((tmp_path,)))) as server:
+    async with serving(PiperEngine(settings, Store((tmp_path,)), on_cpu())) as server:
 
         async def offered() -> list[str]:
             async with server.connect() as client:

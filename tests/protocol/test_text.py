@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from computing import on_cpu
 from protocol.harness.client import inline
 from protocol.harness.fake_engine import ALTO, audio, pause
 from protocol.harness.log import Log
@@ -36,7 +37,7 @@ SILENT = {
 
 @pytest.mark.parametrize("text", SILENT.values(), ids=SILENT)
 async def test_c36_nothing_to_say_is_a_short_silence(text: str, log: Log):
-    async with serving(espeak.create(Settings())) as server, server.connect() as client:
+    async with serving(espeak.create(Settings(), on_cpu())) as server, server.connect() as client:
         # json.dumps writes a lone surrogate as an escape, which is how one gets here.
         speech = await client.say(text)
         assert 0.05 <= speech.seconds <= 0.5
@@ -53,7 +54,7 @@ async def test_c36_nothing_to_say_is_a_short_silence(text: str, log: Log):
     "text", ["\0", "a\0b", "\x1b[31mred\x1b[0m", "a\ud83db", "x" * 5000, "\u202eabc", "a\u0301" * 50]
 )
 async def test_c36_odd_characters_do_not_hinder_the_rest(text: str, log: Log):
-    async with serving(espeak.create(Settings())) as server, server.connect() as client:
+    async with serving(espeak.create(Settings(), on_cpu())) as server, server.connect() as client:
         await client.say(text)
         assert (await client.say("Hello.")).samples.any()
     log.check()
@@ -101,7 +102,7 @@ SPOKEN = [
 
 @pytest.mark.parametrize("text", SPOKEN)
 async def test_c37_the_built_in_voice_speaks_it(text: str, log: Log):
-    async with serving(espeak.create(Settings())) as server, server.connect() as client:
+    async with serving(espeak.create(Settings(), on_cpu())) as server, server.connect() as client:
         speech = await client.say(text)
         assert 0.2 < speech.seconds < 30
         assert np.abs(speech.samples.astype(int)).max() > 1000
@@ -109,7 +110,7 @@ async def test_c37_the_built_in_voice_speaks_it(text: str, log: Log):
 
 
 async def test_c37_german_is_read_in_german(log: Log):
-    async with serving(espeak.create(Settings())) as server, server.connect() as client:
+    async with serving(espeak.create(Settings(), on_cpu())) as server, server.connect() as client:
         for text, longer_than in (("Am 3. Oktober.", "Am Oktober."), ("1.234,50 €", "Euro"), ("-3 °C", "3")):
             voice = "espeak-de"
             assert (await client.say(text, voice)).seconds > (await client.say(longer_than, voice)).seconds + 0.2

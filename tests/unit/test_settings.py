@@ -261,11 +261,6 @@ def test_the_cache_is_the_users_own_or_the_containers(monkeypatch, tmp_path):
     assert Path("/data") in default_data_dirs({}) or not Path("/data").is_dir()
 
 
-def test_threads_follow_the_machine():
-    assert 1 <= Settings().inference_threads <= 4
-    assert Settings(threads=7).inference_threads == 7
-
-
 def test_defaults_are_shown_as_they_are_written():
     shown = {spec.name: describe_default(spec) for spec in each()}
     assert (shown["voice"], shown["uri"], shown["no_zeroconf"], shown["volume"]) == ("", "", "false", "1.0")

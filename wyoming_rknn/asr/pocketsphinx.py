@@ -11,6 +11,7 @@ from wyoming_rknn.asr.pocketsphinx_process import Recognizer
 from wyoming_rknn.audio import Waveform
 from wyoming_rknn.errors import ModelError, ModelNotFound
 from wyoming_rknn.names import folded
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
 
@@ -34,7 +35,7 @@ _SILENCE = 1e-5
 _LEVEL = 400.0
 
 
-def create(settings: Settings) -> AsrEngine:
+def create(settings: Settings, _runtimes: Runtimes) -> AsrEngine:
     """Make the engine."""
     return PocketsphinxEngine(chosen=folded(settings.asr_model or "") in (PocketsphinxEngine.name, MODEL))
 

@@ -8,6 +8,7 @@ from wyoming_rknn import plugins
 from wyoming_rknn.asr.engine import AsrEngine, AsrModel, AsrSession, Bias
 from wyoming_rknn.errors import ModelNotFound, SpeechServerError, UsageError, did_you_mean
 from wyoming_rknn.names import folded
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
@@ -120,9 +121,10 @@ class AsrPrograms:
         _LOGGER.warning("--asr-model %r cannot be used: %s; another one listens", wanted, reason)
 
 
-def load(settings: Settings) -> AsrPrograms:
+def load(settings: Settings, runtimes: Runtimes) -> AsrPrograms:
     """Create every installed engine; one that fails to import is left out with one warning."""
-    return AsrPrograms(list(plugins.create(ENTRY_POINTS, _BUILT_IN_ORDER, "speech-to-text", settings)), settings)
+    engines = plugins.create(ENTRY_POINTS, _BUILT_IN_ORDER, "speech-to-text", settings, runtimes)
+    return AsrPrograms(list(engines), settings)
 
 
 def match_language(wanted: str | None, known: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from wyoming_rknn import __version__
 from wyoming_rknn.errors import Cancelled, SpeechServerError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
-_VERBS = ("serve", "say", "transcribe", "models", "bench", "health")
+_VERBS = ("serve", "say", "transcribe", "models", "doctor", "bench", "health")
 
 
 class Verb(Protocol):

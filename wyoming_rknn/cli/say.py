@@ -19,7 +19,8 @@ HELP = "speak a text into a WAV file, or as raw 16-bit samples to stdout"
 
 _SETTINGS = (
     "data_dir", "cache_dir", "voice", "tts_engine", "language", "length_scale", "noise_scale", "noise_w", "volume",
-    "sentence_silence", "first_window", "window_growth", "max_window", "runtime", "threads", "log_level", "log_format",
+    "sentence_silence", "first_window", "window_growth", "max_window",
+    "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
 )  # fmt: skip
 
 
@@ -41,15 +42,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--speed must be between 0.1 and 10, not {arguments.speed:g}")
     from dataclasses import replace
 
-    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.runtime.runtimes import Runtimes
     from wyoming_rknn.tts import programs
     from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
     from wyoming_rknn.tts.programs import Wanted
 
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
     settings = replace(settings, length_scale=settings.length_scale / arguments.speed)
-    choice = programs.load(settings).choose(Wanted(settings.voice, settings.language, arguments.speaker))
-    scheduler = Scheduler()
+    runtimes = Runtimes.of(settings)
+    runtimes.report()
+    choice = programs.load(settings, runtimes).choose(Wanted(settings.voice, settings.language, arguments.speaker))
+    scheduler = runtimes.scheduler()
     feed = TextFeed(choice.voice.language, is_ssml=arguments.ssml, reads_phonemes=choice.voice.reads_phonemes)
     feed.write(text)
     feed.end()

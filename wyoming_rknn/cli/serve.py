@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(settings.log_level, settings.log_format)
     # Here and not at the top: `health` and `--help` must not wait for the server's libraries.
     from wyoming_rknn.asr import programs as asr_programs
-    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.runtime.runtimes import Runtimes
     from wyoming_rknn.server.app import Server
     from wyoming_rknn.server.service import Service
     from wyoming_rknn.server.warmup import prepare_defaults
@@ -35,10 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     # A device's result must not wait 5 ms, Python's default, for a thread that is busy with text or JSON.
     sys.setswitchinterval(_SWITCH_S)
-    scheduler = Scheduler()
-    service = Service(settings, scheduler, tts_programs.load(settings), asr_programs.load(settings))
+    runtimes = Runtimes.of(settings)
+    scheduler = runtimes.scheduler()
+    service = Service(settings, scheduler, tts_programs.load(settings, runtimes), asr_programs.load(settings, runtimes))
 
     def preload() -> None:
+        runtimes.report()
         threading.Thread(target=prepare_defaults, args=(service,), name="preload", daemon=True).start()
 
     runner = asyncio.Runner()

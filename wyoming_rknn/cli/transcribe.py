@@ -24,7 +24,7 @@ HELP = "write down what is said in sound files"
 
 _SETTINGS = (
     "data_dir", "cache_dir", "asr_engine", "asr_model", "language", "no_itn", "no_full_stop", "vad_threshold",
-    "runtime", "threads", "log_level", "log_format",
+    "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
 )  # fmt: skip
 _OUTPUT = """Each file becomes one line of UTF-8 on stdout: its text, empty if nobody speaks in it. With several files
 the line begins with the file's name and a tab. A file that cannot be read is reported on stderr, the others are
@@ -56,13 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
     from wyoming_rknn.asr import programs
     from wyoming_rknn.cli import recognisers
-    from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.runtime.runtimes import Runtimes
 
     # The locale's encoding may lack what is spoken; a name of bytes that are no text comes out as it went in.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    found = programs.load(settings)
-    scheduler = Scheduler()
+    runtimes = Runtimes.of(settings)
+    runtimes.report()
+    found = programs.load(settings, runtimes)
+    scheduler = runtimes.scheduler()
     transcripts: list[dict[str, Any]] = []
     try:
         choice = recognisers.loaded(found, settings)
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         scheduler.close(_BUSY_S)
         found.close()
+        runtimes.close()
     if arguments.json:
         print(json.dumps(transcripts, indent=2))
     return 0 if len(transcripts) == len(arguments.files) else 1

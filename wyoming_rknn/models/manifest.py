@@ -6,6 +6,9 @@ from pathlib import Path
 
 from wyoming_rknn.errors import ModelError, ModelInvalid
 
+NPU_SUFFIX = ".rknn"
+"""Of graphs that an NPU computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -14,7 +17,7 @@ class Manifest:
     kind: str
     """What it is for: "tts", "asr"."""
     format: str
-    """Layout of its files: "piper", "piper-pair", "sensevoice-funasr"."""
+    """Layout of its files: "piper", "piper-pair", "piper-parts", "sensevoice-funasr"."""
     name: str
     files: Mapping[str, Path]
     """Files by role: "graph" or "encoder" and "decoder", "config", "tokens" and what else a format knows."""
@@ -25,6 +28,13 @@ class Manifest:
     """Names of speakers ordered by id; empty for one speaker."""
     description: str = ""
     quality: str = ""
+    targets: tuple[str, ...] = ()
+    """SoCs that its files for the NPU are made for; empty if it has none."""
+
+    @property
+    def has_npu(self) -> bool:
+        """Tell whether some of its files are made for the NPU."""
+        return any(path.suffix == NPU_SUFFIX for path in self.files.values())
 
 
 @dataclass(frozen=True, slots=True)

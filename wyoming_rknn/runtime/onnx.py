@@ -25,8 +25,8 @@ _SEVERITY_ERROR = 3
 _SEVERITY_FATAL = 4
 
 
-def load(model: Path | bytes, *, threads: int) -> "OnnxGraph":
-    """Load an ONNX file, or its content, for the CPU with `threads` threads.
+def load(model: Path | bytes, *, threads: int, cpus: Sequence[int] = ()) -> "OnnxGraph":
+    """Load an ONNX file, or its content, for the CPU with `threads` threads, kept to `cpus` if there are any.
 
     Raises `ModelFileMissing` if there is no such file and `ModelInvalid` if ONNX Runtime refuses it.
     """
@@ -43,6 +43,10 @@ def load(model: Path | bytes, *, threads: int) -> "OnnxGraph":
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if cpus and threads > 1:
+        # For all threads but the caller's; ONNX Runtime counts CPUs from 1.
+        allowed = ",".join(str(cpu + 1) for cpu in cpus)
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join([allowed] * (threads - 1)))
     source = str(model) if isinstance(model, Path) else model
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

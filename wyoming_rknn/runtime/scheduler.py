@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from wyoming_rknn.errors import Cancelled
@@ -28,11 +29,24 @@ from wyoming_rknn.runtime.cancellation import Cancellable
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-CPU = "cpu"
+CPU, NPU = "cpu", "npu"
+CRITICAL, EAGER, FILL, BACKGROUND = "critical", "eager", "fill", "background"
+"""Priorities; what nobody listens to comes last."""
 GUARD_S = 0.06
 """How long before a listener runs dry its next window goes before anything else: about one window's computation."""
 PATIENCE_S = 1.0
 """How long a new listener may be kept waiting by running ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a device has done at one priority."""
+
+    jobs: int = 0
+    waited_s: float = 0.0
+    longest_wait_s: float = 0.0
+    ran_s: float = 0.0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +57,47 @@ class _Job:
     at_s: float
     eager: bool
     order: int
+    queued_s: float = 0.0
 
     @property
     def deadline(self) -> float:
         return self.stream.playback_s + self.at_s
+
+    def priority(self, now: float) -> str:
+        if self.deadline - GUARD_S <= now:
+            return CRITICAL
+        if self.eager:
+            return EAGER
+        return BACKGROUND if math.isinf(self.deadline) else FILL
 
 
 class Scheduler:
     """Run the computations of all requests on the machine's devices.
 
     `devices` maps a device's name to how many computations it takes at once. The CPU takes one: each uses all its
-    threads, which is quicker for a single listener and never slower in sum.
+    threads, which is quicker for a single listener and never slower in sum. An NPU takes one per core. `prepare_thread`
+    is called once in each thread that computes.
     """
 
-    def __init__(self, devices: Mapping[str, int] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        devices: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        prepare_thread: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
-        self._devices = {name: _Device(name, slots, clock) for name, slots in (devices or {CPU: 1}).items()}
+        self._devices = {
+            name: _Device(name, slots, clock, prepare_thread) for name, slots in (devices or {CPU: 1}).items()
+        }
         self._order = itertools.count()
 
     def stream(self, *, background: bool = False) -> "Stream":
         """Open the account of one listener, or of work that nobody listens to, which comes last."""
         return Stream(self, background)
+
+    def counts(self) -> dict[str, dict[str, Count]]:
+        """Return what each device has done so far, by priority."""
+        return {name: device.counts() for name, device in self._devices.items()}
 
     def close(self, timeout_s: float = 0.0) -> bool:
         """Refuse further work, cancel what waits, and return whether all devices fell idle in time."""
@@ -72,9 +106,22 @@ class Scheduler:
         end = time.monotonic() + timeout_s
         return all(device.join(max(0.0, end - time.monotonic())) for device in self._devices.values())
 
-    def _submit(self, stream: "Stream", device: str, work: Callable[[], _T], at_s: float, eager: bool) -> "Future[_T]":
+    def _submit(
+        self,
+        stream: "Stream",
+        device: str,
+        work: Callable[[], _T],
+        at_s: float,
+        eager: bool,
+        after: "Future[Any] | None",
+    ) -> "Future[_T]":
         future: Future[_T] = Future()
-        self._devices[device].put(_Job(stream, work, future, at_s, eager, next(self._order)))
+        job = _Job(stream, work, future, at_s, eager, next(self._order))
+        target = self._devices[device]
+        if after is None:
+            target.put(job)
+        else:
+            after.add_done_callback(lambda done: _follow(done, job, target))
         return future
 
 
@@ -118,8 +165,14 @@ class Stream(Cancellable):
         if self._started_at is None:
             self._started_at = self._scheduler._clock()
 
-    def submit(self, work: Callable[[], _T], *, at_s: float, device: str = CPU) -> "Future[_T]":
-        """Queue `work`, whose audio begins at position `at_s`.
+    def slots(self, device: str) -> int:
+        """Return how many computations a device takes at once."""
+        return self._scheduler._devices[device].slots
+
+    def submit(
+        self, work: Callable[[], _T], *, at_s: float, device: str = CPU, after: "Future[Any] | None" = None
+    ) -> "Future[_T]":
+        """Queue `work`, whose audio begins at position `at_s`, once `after` is done; if that fails, so does the work.
 
         The future raises `Cancelled` if the stream is cancelled before the work begins.
         """
@@ -130,7 +183,7 @@ class Stream(Cancellable):
             # A listener who ran dry, say because the text paused, plays on from when there is sound again.
             self._started_at = max(self._started_at, now - at_s)
         eager = self._started_at is None and at_s <= 0.0 and not self._background
-        return self._scheduler._submit(self, device, work, at_s, eager)
+        return self._scheduler._submit(self, device, work, at_s, eager, after)
 
 
 @dataclass(eq=False)
@@ -138,17 +191,25 @@ class _Device:
     name: str
     slots: int
     clock: Callable[[], float]
+    prepare_thread: Callable[[], None]
     _jobs: list[_Job] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _threads: list[threading.Thread] = field(default_factory=list)
     _stopped: bool = False
+    _counts: dict[str, Count] = field(
+        default_factory=lambda: {priority: Count() for priority in (CRITICAL, EAGER, FILL, BACKGROUND)}
+    )
+
+    def counts(self) -> dict[str, Count]:
+        with self._changed:
+            return dict(self._counts)
 
     def put(self, job: _Job) -> None:
         with self._changed:
             if self._stopped:
-                job.future.set_exception(Cancelled())
+                _give_up(job)
                 return
-            self._jobs.append(job)
+            self._jobs.append(replace(job, queued_s=self.clock()))
             if len(self._threads) < self.slots:
                 # Daemon: an accelerator that never comes back must not keep the process alive.
                 thread = threading.Thread(target=self._work, name=f"{self.name}-{len(self._threads)}", daemon=True)
@@ -171,10 +232,25 @@ class _Device:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
+        self.prepare_thread()
         while (job := self._next()) is not None:
-            _run(job)
+            begin = self.clock()
+            priority = job.priority(begin)
+            _run(job, partial(self._note, priority, begin - job.queued_s, begin))
             # A window's result must not live on until the next job arrives.
             del job
+
+    def _note(self, priority: str, waited_s: float, begin: float, failed: bool) -> None:
+        ran_s = self.clock() - begin
+        with self._changed:
+            count = self._counts[priority]
+            self._counts[priority] = Count(
+                count.jobs + 1,
+                count.waited_s + waited_s,
+                max(count.longest_wait_s, waited_s),
+                count.ran_s + ran_s,
+                count.failed + failed,
+            )
 
     def _next(self) -> _Job | None:
         with self._changed:
@@ -203,7 +279,18 @@ def _give_up(job: _Job) -> None:
         job.future.set_exception(Cancelled())
 
 
-def _run(job: _Job) -> None:
+def _follow(done: "Future[Any]", job: _Job, device: _Device) -> None:
+    """Queue a job that waited for another one, or let it share that one's fate."""
+    if done.cancelled():
+        _give_up(job)
+    elif (error := done.exception()) is None:
+        device.put(job)
+    elif job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)
+
+
+def _run(job: _Job, note: Callable[[bool], None]) -> None:
+    """Compute a job; `note` hears whether it failed before anybody who waits for the result does."""
     if job.stream.cancelled:
         _give_up(job)
         return
@@ -212,6 +299,8 @@ def _run(job: _Job) -> None:
     try:
         result = job.work()
     except BaseException as error:
+        note(not isinstance(error, Cancelled))
         job.future.set_exception(error)
     else:
+        note(False)
         job.future.set_result(result)

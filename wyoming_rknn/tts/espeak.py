@@ -11,6 +11,7 @@ import numpy as np
 
 from wyoming_rknn.audio import Waveform, apply_gain, from_int16
 from wyoming_rknn.errors import EngineError, VoiceNotFound
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import SpeechRequest, TtsEngine, Voice
@@ -47,7 +48,7 @@ _TAGS = {
 }
 
 
-def create(settings: Settings) -> TtsEngine:
+def create(settings: Settings, _runtimes: Runtimes) -> TtsEngine:
     """Make the engine."""
     return EspeakEngine(volume=settings.volume, length_scale=settings.length_scale)
 

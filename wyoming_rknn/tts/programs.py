@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from wyoming_rknn import plugins
 from wyoming_rknn.errors import SpeechServerError, UsageError, VoiceNotFound, did_you_mean
 from wyoming_rknn.names import folded
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import TtsEngine, Voice, speaker_readings
 
@@ -133,9 +134,10 @@ class Programs:
         return None
 
 
-def load(settings: Settings) -> Programs:
+def load(settings: Settings, runtimes: Runtimes) -> Programs:
     """Create every installed engine; one that fails to import is left out with one warning."""
-    return Programs(list(plugins.create(ENTRY_POINTS, _BUILT_IN_ORDER, "text-to-speech", settings)), settings)
+    engines = plugins.create(ENTRY_POINTS, _BUILT_IN_ORDER, "text-to-speech", settings, runtimes)
+    return Programs(list(engines), settings)
 
 
 def _by_name(voices: Sequence[tuple[TtsEngine, Voice]], name: str) -> tuple[TtsEngine, Voice, str | None] | None:

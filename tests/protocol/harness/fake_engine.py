@@ -17,6 +17,7 @@ import numpy as np
 
 from wyoming_rknn.audio import Waveform
 from wyoming_rknn.errors import EngineError, VoiceNotFound
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import SpeechRequest, Voice
@@ -137,7 +138,7 @@ class FakeEngine:
         raise VoiceNotFound(name, (voice.name for voice in self.installed))
 
 
-def create(settings: Settings) -> FakeEngine:
+def create(settings: Settings, runtimes: Runtimes) -> FakeEngine:
     """Make the engine as a plug-in."""
-    del settings
+    del settings, runtimes
     return FakeEngine(Script(**json.loads(os.environ.get(SCRIPT_VARIABLE, "{}"))))

@@ -18,6 +18,7 @@ import numpy as np
 from wyoming_rknn.asr.engine import RATE_HZ, AsrModel, Bias, Piece, Transcript
 from wyoming_rknn.audio import Waveform
 from wyoming_rknn.errors import EngineError, ModelInvalid, ModelNotFound
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
 
@@ -225,9 +226,9 @@ class FakeRecogniser:
         raise ModelNotFound(name, (model.name for model in self.installed))
 
 
-def create(settings: Settings) -> FakeRecogniser:
+def create(settings: Settings, runtimes: Runtimes) -> FakeRecogniser:
     """Make the engine as a plug-in."""
-    del settings
+    del settings, runtimes
     script = os.environ.get(SCRIPT_VARIABLE)
     if script is None:
         return FakeRecogniser(models=())

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import soxr
+from computing import on_cpu
 
 from wyoming_rknn.audio import to_bytes
 from wyoming_rknn.runtime.scheduler import Scheduler
@@ -15,7 +16,7 @@ from wyoming_rknn.tts.engine import Prosody, SpeechRequest
 @functools.cache
 def spoken(text: str, voice: str = "espeak-en-us") -> bytes:
     """Return what espeak-ng makes of a text, without the silence around it; 16 bit, mono, 16 kHz."""
-    engine = espeak.create(Settings())
+    engine = espeak.create(Settings(), on_cpu())
     (rate_hz,) = (each.rate_hz for each in engine.voices() if each.name == voice)
     scheduler = Scheduler()
     try:

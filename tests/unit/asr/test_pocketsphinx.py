@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from computing import on_cpu
 
 from wyoming_rknn.asr import pocketsphinx, pocketsphinx_process
 from wyoming_rknn.asr.engine import RATE_HZ, Bias
@@ -254,7 +255,7 @@ def test_speech_is_cut_out_and_levelled():
 
 
 def test_the_model_speaks_for_itself():
-    engine = create(Settings())
+    engine = create(Settings(), on_cpu())
     (model,) = engine.models()
     assert (engine.name, engine.partials) == ("pocketsphinx", False)
     assert (model.name, model.languages, model.chosen) == ("pocketsphinx-en-us", ("en", "en-US"), False)
@@ -269,7 +270,7 @@ def test_the_model_speaks_for_itself():
     ("name", "chosen"), [("pocketsphinx-en-us", True), ("Pocketsphinx_EN-us", True), ("sensevoice", False)]
 )
 def test_the_settings_may_choose_it(name, chosen):
-    engine = create(Settings(asr_model=name))
+    engine = create(Settings(asr_model=name), on_cpu())
     assert [model.chosen for model in engine.models()] == [chosen]
     engine.close()
 
@@ -283,7 +284,7 @@ def test_an_unknown_model_is_refused(engine, call):
 
 def test_without_the_package_there_is_no_model(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    engine = create(Settings())
+    engine = create(Settings(), on_cpu())
     with caplog.at_level(logging.INFO):
         assert engine.models() == engine.models() == ()
     (record,) = caplog.records
@@ -300,7 +301,7 @@ def test_the_server_never_loads_the_package():
         "sys.modules['pocketsphinx'] = None",
         "from wyoming_rknn.asr.pocketsphinx import create",
         "from wyoming_rknn.settings import Settings",
-        "assert create(Settings()).models() == ()",
+        "assert create(Settings(), None).models() == ()",
     ]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+from computing import on_cpu
 
 from wyoming_rknn.asr.engine import AsrModel
 from wyoming_rknn.asr.programs import AsrPort, AsrPrograms, load, match_language
@@ -177,6 +178,6 @@ def test_closing_closes_all():
 
 
 def test_the_installed_programs_are_found():
-    found = load(Settings())
+    found = load(Settings(), on_cpu())
     assert found.names[0] == "sensevoice"
     assert found.names[-1] == "pocketsphinx"

@@ -70,7 +70,7 @@ class Recogniser:
 @pytest.fixture
 def fake(monkeypatch):
     engine = Recogniser()
-    monkeypatch.setattr(programs, "load", lambda settings: AsrPrograms([engine], settings))
+    monkeypatch.setattr(programs, "load", lambda settings, _runtimes: AsrPrograms([engine], settings))
     # Sounds are played in real time.
     monkeypatch.setattr(asr_runs, "SILENCE_S", 0.25)
     return engine

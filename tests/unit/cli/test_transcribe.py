@@ -86,7 +86,7 @@ class Recogniser:
 @pytest.fixture
 def fake(monkeypatch):
     engine = Recogniser()
-    monkeypatch.setattr(programs, "load", lambda settings: AsrPrograms([engine], settings))
+    monkeypatch.setattr(programs, "load", lambda settings, _runtimes: AsrPrograms([engine], settings))
     return engine
 
 

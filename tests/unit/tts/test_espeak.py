@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from computing import on_cpu
 
 from wyoming_rknn.errors import Cancelled, EngineError, VoiceNotFound
 from wyoming_rknn.runtime.scheduler import Scheduler
@@ -122,7 +123,7 @@ def test_pieces_are_short(engine, scheduler):
 
 def test_the_length_scale_sets_the_pace():
     scheduler = Scheduler()
-    slow = create(Settings(length_scale=1.5))
+    slow = create(Settings(length_scale=1.5), on_cpu())
     normal = seconds(say(EspeakEngine(), scheduler, SENTENCE))
     assert seconds(say(slow, scheduler, SENTENCE)) == pytest.approx(1.5 * normal, rel=0.15)
     assert seconds(say(slow, scheduler, SENTENCE, length_scale=1 / 3)) == pytest.approx(0.5 * normal, rel=0.15)
@@ -134,7 +135,7 @@ def test_the_length_scale_sets_the_pace():
 
 def test_the_volume_is_a_fixed_gain(engine, scheduler):
     plain = say(engine, scheduler, SENTENCE)
-    quiet_engine, loud_engine = (create(Settings(volume=volume)) for volume in (0.25, 8.0))
+    quiet_engine, loud_engine = (create(Settings(volume=volume), on_cpu()) for volume in (0.25, 8.0))
     quiet, loud = (say(one, scheduler, SENTENCE) for one in (quiet_engine, loud_engine))
     assert np.std(quiet) == pytest.approx(0.25 * np.std(plain), rel=0.05)
     assert np.std(plain) < np.std(loud)

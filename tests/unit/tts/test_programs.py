@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from computing import on_cpu
 
 from wyoming_rknn.errors import ModelFileMissing, ModelInvalid, UsageError, VoiceNotFound
 from wyoming_rknn.settings import Settings
@@ -306,11 +307,11 @@ def install(monkeypatch, **factories):
 
 
 def test_built_in_programs_come_first_and_plug_ins_after_them(monkeypatch):
-    settings = Settings()
+    settings, runtimes = Settings(), on_cpu()
 
     def factory(name):
-        def create(given):
-            assert given is settings
+        def create(*given):
+            assert given == (settings, runtimes)
             return Engine(name, voice(name, "en"))
 
         return create
@@ -322,15 +323,15 @@ def test_built_in_programs_come_first_and_plug_ins_after_them(monkeypatch):
         piper=factory("piper"),
         abc=factory("abc"),
     )
-    assert names(programs.load(settings).offered()) == ["piper", "espeak-ng", "abc", "another"]
+    assert names(programs.load(settings, runtimes).offered()) == ["piper", "espeak-ng", "abc", "another"]
 
 
 def test_a_broken_plug_in_is_left_out_with_one_warning(monkeypatch, caplog):
-    def broken(settings):
+    def broken(settings, runtimes):
         raise ImportError("no module named such")
 
-    install(monkeypatch, broken=broken, piper=lambda settings: Engine("piper", AMY))
-    assert names(programs.load(Settings()).offered()) == ["piper"]
+    install(monkeypatch, broken=broken, piper=lambda settings, runtimes: Engine("piper", AMY))
+    assert names(programs.load(Settings(), on_cpu()).offered()) == ["piper"]
     assert [record.getMessage() for record in caplog.records] == [
         "text-to-speech engine broken cannot be used: ImportError: no module named such"
     ]
@@ -339,6 +340,6 @@ def test_a_broken_plug_in_is_left_out_with_one_warning(monkeypatch, caplog):
 def test_a_programs_own_name_is_that_of_its_entry_point():
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for name, target in project["entry-points"][programs.ENTRY_POINTS].items():
-        engine = EntryPoint(name, target, programs.ENTRY_POINTS).load()(Settings())
+        engine = EntryPoint(name, target, programs.ENTRY_POINTS).load()(Settings(), on_cpu())
         assert engine.name == name
         engine.close()

@@ -13,7 +13,7 @@ _GRAPH_SUFFIXES = (".onnx", ".rknn")
 
 
 def ranked(manifests: Iterable[Manifest]) -> list[Manifest]:
-    """Return models, what a CPU runs best first: in 8 bits, of any length, of fixed lengths; then by name."""
+    """Return models, the quickest first: for an NPU, in 8 bits, of any length, of fixed lengths; then by name."""
     return sorted(manifests, key=lambda manifest: (_rank(manifest), manifest.name.casefold(), manifest.name))
 
 
@@ -83,6 +83,8 @@ def _place(path: Path) -> Path:
 
 
 def _rank(manifest: Manifest) -> int:
+    if manifest.has_npu:
+        return 0
     if manifest.format == sensevoice.NPU:
-        return 2
-    return 0 if manifest.quality == sensevoice.INT8 else 1
+        return 3
+    return 1 if manifest.quality == sensevoice.INT8 else 2

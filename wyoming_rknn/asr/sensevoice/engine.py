@@ -14,14 +14,16 @@ from wyoming_rknn.models.formats import sensevoice
 from wyoming_rknn.models.manifest import Detected, Manifest
 from wyoming_rknn.models.shelf import Shelf
 from wyoming_rknn.models.store import Store
+from wyoming_rknn.npu.offer import offered
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def create(settings: Settings) -> "SenseVoiceEngine":
+def create(settings: Settings, runtimes: Runtimes) -> "SenseVoiceEngine":
     """Return the engine for the settings' data folders, and for the model that they name by its path."""
-    return SenseVoiceEngine(settings, Store(settings.data_dirs), loader(settings.inference_threads))
+    return SenseVoiceEngine(settings, Store(settings.data_dirs), runtimes, loader(runtimes, settings.cache))
 
 
 class SenseVoiceEngine:
@@ -31,9 +33,10 @@ class SenseVoiceEngine:
     description = "SenseVoice: Chinese, Cantonese, English, Japanese and Korean in one pass"
     partials = True
 
-    def __init__(self, settings: Settings, store: Store, load: Load) -> None:
+    def __init__(self, settings: Settings, store: Store, runtimes: Runtimes, load: Load) -> None:
         self._settings = settings
         self._store = store
+        self._runtimes = runtimes
         self._load_graph = load
         self._wanted = choice.Wanted(settings.asr_model) if settings.asr_model else None
         # A model named by its path may lie beside the data folders.
@@ -94,10 +97,10 @@ class SenseVoiceEngine:
         return model
 
     def _fallback(self, manifest: Manifest, rows: int) -> Model | None:
-        """Return another model in the same folder that takes so many rows of features."""
+        """Return another model in the same folder, for the CPU, that takes so many rows of features."""
         folder = choice.folder_of(manifest)
         for other in self._scan().manifests:
-            if other.name == manifest.name or choice.folder_of(other) != folder:
+            if other.name == manifest.name or choice.folder_of(other) != folder or other.has_npu:
                 continue
             try:
                 model = self._shelf.load(other)
@@ -121,4 +124,4 @@ class SenseVoiceEngine:
         # What is surely meant as a path goes before what happens to have the same name.
         is_path = self._wanted is not None and self._wanted.is_path
         models = choice.merged(named, known) if is_path else choice.merged(known, named)
-        return Detected(tuple(choice.ranked(models)), tuple(problems.values()))
+        return offered(Detected(tuple(choice.ranked(models)), tuple(problems.values())), self._runtimes)

@@ -9,14 +9,23 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from wyoming_rknn.errors import ModelError, ModelFileMissing, ModelInvalid
+from wyoming_rknn.errors import AcceleratorError, ModelError, ModelFileMissing, ModelInvalid, RuntimeUnavailable
 from wyoming_rknn.features.fbank import Cmvn, Features
+from wyoming_rknn.models.formats.rknn_file import RknnFile
 from wyoming_rknn.models.formats.sensevoice_layout import FEATURE_SIZE, PROMPT_ROWS, Layout
-from wyoming_rknn.runtime import onnx
+from wyoming_rknn.models.manifest import NPU_SUFFIX
+from wyoming_rknn.npu.load import load_proven
+from wyoming_rknn.npu.selftest import Golden, golden_path
+from wyoming_rknn.runtime.accelerator import RUN_TIMEOUT_S
 from wyoming_rknn.runtime.graph import Cancellation, Graph, Tensor, TensorSpec
+from wyoming_rknn.runtime.runtimes import Runtimes
+from wyoming_rknn.runtime.scheduler import CPU, NPU
 
 _EMBEDDING_ROWS = 16
 _EVENT_ROW, _EMOTION_ROW = 1, 2
+_ROW_S = 0.06
+_SLOWEST_RTF = 0.5
+"""Ten times what an RK3588 is reported to take: slower than this an NPU does not compute any more."""
 _FRONT_END = {"lfr_window_size": "7", "lfr_window_shift": "6", "normalize_samples": "0"}
 """What sherpa-onnx notes of the features, which are always these."""
 
@@ -32,13 +41,28 @@ class SpeechGraph(Graph, Protocol):
 Load: TypeAlias = Callable[[Path], SpeechGraph]
 
 
-def loader(threads: int) -> Load:
-    """Return what loads a graph for the device that its file is made for."""
+def loader(runtimes: Runtimes, cache_dir: Path) -> Load:
+    """Return what loads a graph for the device that its file is made for; raises `ModelError`."""
 
     def load(path: Path) -> SpeechGraph:
-        return onnx.load(path, threads=threads)
+        if path.suffix != NPU_SUFFIX:
+            return runtimes.load(path)
+        rows = max(tensor.shape[1] for tensor in RknnFile.read(path).inputs if len(tensor.shape) == 3)
+        timeout_s = max(RUN_TIMEOUT_S, _SLOWEST_RTF * rows * _ROW_S)
+        try:
+            # Infinity is no fault of the NPU's: smaller numbers are tried then.
+            return load_proven(
+                path, runtimes, cache_dir, lambda _graph: _golden(path), timeout_s=timeout_s, check_finite=False
+            )
+        except (AcceleratorError, RuntimeUnavailable) as error:
+            raise ModelInvalid(str(error)) from error
 
     return load
+
+
+def _golden(path: Path) -> Golden | None:
+    beside = golden_path(path)
+    return Golden.read(beside) if beside.exists() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +110,7 @@ class Bucket:
     """Applied to the rows; `None` where the graph does it."""
     embedding: Features | None = None
     """Rows of the prompt, float32 [16, 560]; `None` where the graph has them."""
+    device: str = CPU
     scale: float = 1.0
     """What normalised speech is multiplied by, so that 16-bit floats hold what becomes of it."""
 
@@ -165,6 +190,7 @@ def open_bucket(path: Path, load: Load, vocabulary: int, cmvn: Cmvn | None, embe
             PromptIds.of(graph.metadata),
             None if layout.has_cmvn_inside else _cmvn(path, graph.metadata) or cmvn,
             None if layout.has_prompt_inside else embedding,
+            NPU if path.suffix == NPU_SUFFIX else CPU,
             _scale(path, graph.metadata),
         )
     except ModelError:

@@ -11,11 +11,11 @@ from wyoming_rknn.asr.sensevoice import ctc, tokens
 from wyoming_rknn.asr.sensevoice.ctc import Decoded
 from wyoming_rknn.asr.sensevoice.graphs import Bucket, Load, open_bucket, read_cmvn, read_embedding
 from wyoming_rknn.asr.sensevoice.tokens import Vocabulary
-from wyoming_rknn.errors import EngineError, ModelError, ModelInvalid
+from wyoming_rknn.errors import AcceleratorError, EngineError, ModelError, ModelInvalid
 from wyoming_rknn.features.fbank import SHIFT, Features, stack_frames
 from wyoming_rknn.models.formats import sensevoice as files_of
 from wyoming_rknn.models.formats.sensevoice_layout import FEATURE_SIZE
-from wyoming_rknn.models.manifest import Manifest
+from wyoming_rknn.models.manifest import NPU_SUFFIX, Manifest
 from wyoming_rknn.runtime.graph import Cancellation
 from wyoming_rknn.runtime.scheduler import Stream
 
@@ -74,13 +74,17 @@ class Model:
         Computes through `stream`. Blocks. Raises `EngineError`, `Cancelled`.
         """
         rows = stack_frames(frames)
-        decoded = stream.submit(partial(self._try, rows, language, stream), at_s=0.0).result()
+        failure: AcceleratorError | None = None
+        try:
+            decoded = self._submit(rows, language, stream)
+        except AcceleratorError as error:
+            decoded, failure = None, error
         # The other one may have to be loaded, which must not keep the device from everybody else.
         if decoded is None and (other := self._fallback(len(rows))) is not None:
             _LOGGER.debug("%s decodes instead of %s", other.name, self.name)
-            decoded = stream.submit(partial(other._try, rows, language, stream), at_s=0.0).result()
+            decoded = other._submit(rows, language, stream)
         if decoded is None:
-            raise EngineError(
+            raise failure or EngineError(
                 f"model {self.name} computed no numbers but NaN or infinity; put its FunASR or sherpa-onnx graph "
                 "(model.int8.onnx, model_quant.onnx) beside it, which is used then, or name another by --asr-model"
             )
@@ -91,8 +95,14 @@ class Model:
         for bucket in self._buckets:
             bucket.close()
 
-    def _try(self, rows: Features, language: str | None, cancellation: Cancellation | None) -> Decoded | None:
+    def _submit(self, rows: Features, language: str | None, stream: Stream) -> Decoded | None:
         bucket = next(one for one in self._buckets if one.capacity is None or one.capacity >= len(rows))
+        work = partial(self._try, bucket, rows, language, stream)
+        return stream.submit(work, at_s=0.0, device=bucket.device).result()
+
+    def _try(
+        self, bucket: Bucket, rows: Features, language: str | None, cancellation: Cancellation | None
+    ) -> Decoded | None:
         for scale in _SCALES if bucket.can_scale else _SCALES[:1]:
             best = bucket.best(rows, language, self._itn, scale, cancellation)
             if best is not None:
@@ -124,8 +134,15 @@ def open_model(
     embedding = read_embedding(files[files_of.EMBEDDING_ROLE]) if files_of.EMBEDDING_ROLE in files else None
     buckets: list[Bucket] = []
     try:
-        for path in files_of.graphs(files):
-            buckets.append(open_bucket(path, load, len(vocabulary), cmvn, embedding))
+        paths = files_of.graphs(files)
+        for path in paths:
+            try:
+                buckets.append(open_bucket(path, load, len(vocabulary), cmvn, embedding))
+            except ModelError as error:
+                # What one NPU graph cannot do another may; a longer one takes what is short.
+                if path.suffix != NPU_SUFFIX or (path == paths[-1] and not buckets):
+                    raise
+                _LOGGER.warning("model %s does without %s: %s", manifest.name, path.name, error)
         model = Model(manifest.name, vocabulary, buckets, itn, fallback)
         model.warm_up()
     except ModelError:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
@@ -13,12 +13,14 @@ from wyoming_rknn.errors import SpeechServerError
 
 if TYPE_CHECKING:
     from wyoming_rknn.cli.bench.asr_runs import Measurement
+    from wyoming_rknn.runtime.runtimes import Runtimes
+    from wyoming_rknn.settings import Settings
 
 HELP = "speech-to-text: the real-time factor, and how soon after the end of the audio the text is there"
 
 SETTINGS = (
     "data_dir", "cache_dir", "asr_engine", "asr_model", "language", "no_itn", "vad_threshold", "partial_interval",
-    "runtime", "threads", "log_level", "log_format",
+    "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
 )  # fmt: skip
 _BUSY_S = 5.0
 """How long a computation may take to finish once its result is not wanted any more."""
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", metavar="FILE", nargs="*", help="sound files with speech (default: two commands that espeak-ng speaks)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser.add_argument("--repeat", metavar="N", type=int, default=3, help="runs per sound (default 3)")
     add_settings(parser, SETTINGS)
 
@@ -43,34 +45,54 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure every installed model, or the one named; those that cannot be used are reported."""
     settings = settings_from(arguments)
     logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    from wyoming_rknn.runtime.runtimes import Runtimes
+
+    runtimes = Runtimes.of(settings)
+    runtimes.report()
+    try:
+        results, failures = measure(settings, runtimes, arguments.repeat, arguments.files)
+    finally:
+        runtimes.close()
+    for failure in failures:
+        print(f"wyoming-rknn: {failure}", file=sys.stderr)
+    if getattr(arguments, "json", False):
+        print(json.dumps([described(result) for result in results], indent=2))
+    elif results:
+        _print_table(results)
+    return 1 if failures else 0
+
+
+def described(result: "Measurement") -> dict[str, Any]:
+    """Return what JSON shows."""
+    return asdict(result) | {"rtf": result.rtf}
+
+
+def measure(
+    settings: "Settings", runtimes: "Runtimes", repeat: int, files: Sequence[str] = ()
+) -> "tuple[list[Measurement], list[SpeechServerError]]":
+    """Measure every installed model, or the one that the settings name; also returns what could not be."""
     from wyoming_rknn.asr import programs
     from wyoming_rknn.cli import recognisers
     from wyoming_rknn.cli.bench import asr_runs
-    from wyoming_rknn.runtime.scheduler import Scheduler
 
-    found = programs.load(settings)
-    scheduler = Scheduler()
+    found = programs.load(settings, runtimes)
+    scheduler = runtimes.scheduler()
     results: list[Measurement] = []
-    code = 0
+    failures: list[SpeechServerError] = []
     try:
         choices = recognisers.named(found, settings)
-        runs = asr_runs.Runs(scheduler, settings, max(1, arguments.repeat))
-        sounds = runs.sounds(arguments.files)
+        runs = asr_runs.Runs(runtimes, scheduler, settings, max(1, repeat))
+        sounds = runs.sounds(files)
         for choice in choices:
             try:
                 results += runs.measure(choice, sounds)
             except SpeechServerError as error:
-                print(f"wyoming-rknn: {error}", file=sys.stderr)
-                code = 1
+                failures.append(error)
     finally:
         # The interpreter must not end while a device computes.
         scheduler.close(_BUSY_S)
         found.close()
-    if arguments.json:
-        print(json.dumps([asdict(result) | {"rtf": result.rtf} for result in results], indent=2))
-    elif results:
-        _print_table(results)
-    return code
+    return results, failures
 
 
 def _print_table(results: "Sequence[Measurement]") -> None:

@@ -17,6 +17,7 @@ from wyoming_rknn.asr.vad import FRAME_SAMPLES, SpeechDetector
 from wyoming_rknn.audio import Waveform, resample, silence
 from wyoming_rknn.cli import sound
 from wyoming_rknn.errors import SpeechServerError
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts import programs
@@ -71,7 +72,8 @@ class Measurement:
 class Runs:
     """Measurements that are repeated."""
 
-    def __init__(self, scheduler: Scheduler, settings: Settings, repeat: int) -> None:
+    def __init__(self, runtimes: Runtimes, scheduler: Scheduler, settings: Settings, repeat: int) -> None:
+        self._runtimes = runtimes
         self._scheduler = scheduler
         self._settings = settings
         self._repeat = repeat
@@ -160,7 +162,7 @@ class Runs:
         return statistics.median(seconds) * RATE_HZ / samples.size
 
     def _spoken(self) -> dict[str, Waveform]:
-        found = programs.load(replace(self._settings, tts_engine=_SPEAKER, voice=None))
+        found = programs.load(replace(self._settings, tts_engine=_SPEAKER, voice=None), self._runtimes)
         try:
             choice = found.choose(Wanted(language="en-US"), _SPEAKER)
             spoken = {}

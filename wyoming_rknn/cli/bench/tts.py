@@ -5,20 +5,22 @@ import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
 
 if TYPE_CHECKING:
+    from wyoming_rknn.runtime.runtimes import Runtimes
     from wyoming_rknn.runtime.scheduler import Scheduler
+    from wyoming_rknn.settings import Settings
     from wyoming_rknn.tts.programs import Choice
 
 HELP = "text-to-speech: how soon the first audio is there, and the real-time factor"
 
 SETTINGS = (
     "data_dir", "cache_dir", "voice", "tts_engine", "language", "first_window", "window_growth", "max_window",
-    "runtime", "threads", "log_level", "log_format",
+    "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
 )  # fmt: skip
 TEXTS = {
     "short": "The light is on.",
@@ -47,7 +49,7 @@ class Measurement:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser.add_argument("--repeat", metavar="N", type=int, default=5, help="runs per text (default 5)")
     add_settings(parser, SETTINGS)
 
@@ -56,22 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure every installed voice, or the one named."""
     settings = settings_from(arguments)
     logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
-    from wyoming_rknn.runtime.scheduler import Scheduler
-    from wyoming_rknn.tts import programs
-    from wyoming_rknn.tts.programs import Choice, Wanted
+    from wyoming_rknn.runtime.runtimes import Runtimes
 
-    found = programs.load(settings)
-    if settings.voice or settings.language:
-        choices = [found.choose(Wanted(settings.voice, settings.language))]
-    else:
-        engine, voices = found.offered()[0]
-        # A program with a hundred voices is one synthesiser; its speakers are one voice.
-        wanted = [voice for voice in voices if "#" not in voice.name][:20] if engine.name == "piper" else []
-        choices = [Choice(engine, voice, None) for voice in wanted] or [found.choose(Wanted())]
-    scheduler = Scheduler()
-    results = [result for choice in choices for result in _measure(choice, scheduler, max(1, arguments.repeat))]
-    if arguments.json:
-        print(json.dumps([asdict(result) | {"rtf": result.rtf} for result in results], indent=2))
+    runtimes = Runtimes.of(settings)
+    runtimes.report()
+    results = measure(settings, runtimes, arguments.repeat)
+    if getattr(arguments, "json", False):
+        print(json.dumps([described(result) for result in results], indent=2))
         return 0
     print(f"{'voice':32} {'text':6} {'load':>8} {'first audio':>12} {'total':>8} {'audio':>8} {'rtf':>7}")
     for result in results:
@@ -80,6 +73,28 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result.total_s:6.2f} s {result.audio_s:6.2f} s {result.rtf:7.3f}"
         )
     return 0
+
+
+def described(result: Measurement) -> dict[str, Any]:
+    """Return what JSON shows."""
+    return asdict(result) | {"rtf": result.rtf}
+
+
+def measure(settings: "Settings", runtimes: "Runtimes", repeat: int) -> list[Measurement]:
+    """Measure every installed voice, or the one that the settings name."""
+    from wyoming_rknn.tts import programs
+    from wyoming_rknn.tts.programs import Choice, Wanted
+
+    found = programs.load(settings, runtimes)
+    if settings.voice or settings.language:
+        choices = [found.choose(Wanted(settings.voice, settings.language))]
+    else:
+        engine, voices = found.offered()[0]
+        # A program with a hundred voices is one synthesiser; its speakers are one voice.
+        wanted = [voice for voice in voices if "#" not in voice.name][:20] if engine.name == "piper" else []
+        choices = [Choice(engine, voice, None) for voice in wanted] or [found.choose(Wanted())]
+    scheduler = runtimes.scheduler()
+    return [result for choice in choices for result in _measure(choice, scheduler, max(1, repeat))]
 
 
 def _measure(choice: "Choice", scheduler: "Scheduler", repeat: int) -> list[Measurement]:

@@ -1,21 +1,22 @@
 """SenseVoice models on disk: graphs, tokens and, where the graph lacks them, CMVN and prompt rows in one folder.
 
 Which graph is which is told by `sensevoice_layout`. Static graphs that differ in their length only are one model: its
-buckets. Several models, say in fp32 and int8, may lie together and are called `FOLDER/GRAPH`; one alone has the
-folder's name.
+buckets. Several models, say in fp32 and int8, or for several SoCs, may lie together and are called `FOLDER/GRAPH`; one
+alone has the folder's name, one that `wyoming-rknn models convert` wrote the name in its manifest.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from wyoming_rknn.errors import ModelError, ModelFileMissing, ModelInvalid
-from wyoming_rknn.models.formats import onnx_header
-from wyoming_rknn.models.formats.onnx_header import OnnxHeader
+from wyoming_rknn.models.formats import converted, onnx_header
+from wyoming_rknn.models.formats.converted import Converted
+from wyoming_rknn.models.formats.rknn_file import RknnFile
 from wyoming_rknn.models.formats.sensevoice_layout import Layout
-from wyoming_rknn.models.manifest import Detected, Manifest, Problem
+from wyoming_rknn.models.manifest import NPU_SUFFIX, Detected, Manifest, Problem
 
 KIND = "asr"
 FUNASR, SHERPA, NPU = "sensevoice-funasr", "sensevoice-sherpa", "sensevoice-npu"
@@ -36,11 +37,23 @@ _ROW_S = 0.06
 _SIZE = re.compile(r"[-_. ]?(?<![a-zA-Z0-9])\d+(\.\d+)?[-_]?(s|sec|secs|seconds|frames)?(?![a-zA-Z0-9])", re.IGNORECASE)
 
 
+_SOC = re.compile(r"[-_. ]?(?<![a-zA-Z0-9])r[kv]\d{4}[a-z]?(?![a-zA-Z0-9])", re.IGNORECASE)
+_PRECISION = re.compile(r"[-_. ]?(?<![a-zA-Z0-9])(fp16|float16|scaled)(?![a-zA-Z0-9])", re.IGNORECASE)
+_SCALED = "scaled"
+"""Marks graphs whose numbers were made small enough for 16-bit floats; where both lie, rkvoice-stream takes those."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Graph:
     path: Path
-    header: OnnxHeader
     layout: Layout
+    takes: int
+    """How many inputs it has."""
+    metadata: Mapping[str, str]
+    external: tuple[str, ...] = ()
+    is_int8: bool = False
+    targets: tuple[str, ...] = ()
+    """SoCs that it is made for; empty for a CPU's."""
 
     @property
     def frames(self) -> int:
@@ -52,59 +65,118 @@ class _Graph:
         layout = self.layout
         if layout.frames is None:
             return (self.path.stem,)
-        return (self.bare_stem, len(self.header.inputs), layout.transposed, self.header.is_int8)
+        return (self.bare_stem, self.takes, layout.transposed, self.is_int8, self.targets)
 
     @property
     def bare_stem(self) -> str:
-        """Return the file's name without the length that it may tell."""
+        """Return the file's name without the length that it may tell, of one for an NPU also without SoC and type."""
+        stem = self.path.stem
         if self.layout.frames is None:
-            return self.path.stem
-        return _SIZE.sub("", self.path.stem).strip("-_. ") or self.path.stem
+            return stem
+        if self.targets:
+            stem = _PRECISION.sub("", _SOC.sub("", stem))
+        return _SIZE.sub("", stem).strip("-_. ") or self.path.stem
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a folder's graphs turn out to be."""
+
+    graphs: list[_Graph] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def detect(folder: Path) -> Detected:
     """Find the SenseVoice models in `folder`, not below it.
 
-    Reads the graphs' headers only. What surely is SenseVoice but is not usable becomes a `Problem`. Raises `OSError`
-    if the folder cannot be listed.
+    Reads the graphs' headers and trailers only. What surely is SenseVoice but is not usable becomes a `Problem`. Raises
+    `OSError` if the folder cannot be listed.
     """
     present = frozenset(entry.name for entry in folder.iterdir())
-    graphs: list[_Graph] = []
-    problems: list[Problem] = []
-    for name in sorted(present):
-        # What has a Piper voice's config is one.
-        if not name.endswith(".onnx") or f"{name}.json" in present:
-            continue
-        header = _read(folder / name)
-        if header is None:
-            if _seems_ours(folder / name, present):
-                problems.append(_broken(folder / name))
-            continue
-        layout = Layout.of(header.inputs, header.outputs)
-        if _is_nano(header, layout):
-            problems.append(_nano(folder / name))
-        elif layout is not None and _is_ours(header, layout, present):
-            graphs.append(_Graph(folder / name, header, layout))
-    models = _models(graphs)
-    manifests: list[Manifest] = []
-    for name, buckets in zip(_names(folder, models), models, strict=True):
-        try:
-            manifests.append(_manifest(name, buckets, folder, present))
-        except ModelError as error:
-            problems.append(_problem(buckets[0].path, name, error))
-    return Detected(tuple(manifests), tuple(problems))
-
-
-def _read(path: Path) -> OnnxHeader | None:
+    own: Converted | None = None
+    found = _Found()
     try:
-        return onnx_header.read(path)
+        if converted.MANIFEST in present:
+            own = converted.read(folder / converted.MANIFEST, converted.SENSEVOICE)
+    except ModelError as error:
+        # What it describes may be usable, as what somebody else converted.
+        found.problems.append(_problem(folder / converted.MANIFEST, folder.absolute().name, error))
+    for name in sorted(present):
+        path = folder / name
+        if path.suffix == NPU_SUFFIX:
+            _look_at_npu_graph(path, present, own, found)
+        # What has a Piper voice's config is one.
+        elif path.suffix == ".onnx" and f"{name}.json" not in present:
+            _look_at_graph(path, present, found)
+    of_own = {graph.file for graph in own.graphs} if own else set()
+    models = _models([graph for graph in found.graphs if graph.path.name not in of_own])
+    named = list(zip(_names(folder, models, own), models, strict=True))
+    if own is not None:
+        buckets = [graph for graph in found.graphs if graph.path.name in of_own]
+        found.problems.extend(_flaws(folder, own))
+        named[:0] = [(own.name, sorted(buckets, key=lambda graph: graph.frames))] if buckets else []
+    manifests: list[Manifest] = []
+    for name, buckets in named:
+        try:
+            manifest = _manifest(name, buckets, folder, present)
+            if own is not None and buckets[0].path.name in of_own:
+                _check(manifest, own)
+            manifests.append(manifest)
+        except ModelError as error:
+            found.problems.append(_problem(buckets[0].path, name, error))
+    return Detected(tuple(manifests), tuple(found.problems))
+
+
+def _look_at_graph(path: Path, present: frozenset[str], found: _Found) -> None:
+    try:
+        header = onnx_header.read(path)
     except OSError:
-        return None
+        header = None
+    if header is None:
+        if _seems_ours(path, present):
+            found.problems.append(_broken(path))
+        return
+    layout = Layout.of(header.inputs, header.outputs)
+    if _is_nano(header.metadata, layout):
+        found.problems.append(_nano(path))
+    elif layout is not None and _is_ours(header.metadata, layout, present):
+        found.graphs.append(_Graph(path, layout, len(header.inputs), header.metadata, header.external, header.is_int8))
 
 
-def _is_nano(header: OnnxHeader, layout: Layout | None) -> bool:
-    is_alike = layout is not None or "sense_voice" in header.metadata.get("model_type", "")
-    return is_alike and "nano" in header.metadata.get("comment", "").lower()
+def _look_at_npu_graph(path: Path, present: frozenset[str], own: Converted | None, found: _Found) -> None:
+    listed = own is not None and any(graph.file == path.name for graph in own.graphs)
+    if own is not None and listed and own.flaw(path.name) is not None:
+        return
+    try:
+        file = RknnFile.read(path)
+    except ModelError as error:
+        if listed or _seems_ours(path, present):
+            found.problems.append(_problem(path, own.name if own and listed else _name_alone(path), error))
+        return
+    layout = Layout.of(file.inputs, file.outputs)
+    if _is_nano(file.metadata, layout):
+        found.problems.append(_nano(path))
+    elif layout is not None and (listed or _is_ours(file.metadata, layout, present)):
+        found.graphs.append(_Graph(path, layout, len(file.inputs), file.metadata, targets=file.targets))
+
+
+def _flaws(folder: Path, own: Converted) -> list[Problem]:
+    """Return what is wrong with files of a converted model; of what is left the others are used."""
+    names = [name for graph in own.graphs for name in (graph.file, graph.golden) if name]
+    flaws = ((name, own.flaw(name)) for name in names)
+    return [_problem(folder / name, own.name, flaw) for name, flaw in flaws if flaw is not None]
+
+
+def _check(manifest: Manifest, own: Converted) -> None:
+    """Raise `ModelError` if a file has a flaw that a converted model cannot do without."""
+    listed = (path.name for path in manifest.files.values() if path.name in own.sizes)
+    if flaw := next(filter(None, map(own.flaw, listed)), None):
+        raise flaw
+
+
+def _is_nano(metadata: Mapping[str, str], layout: Layout | None) -> bool:
+    is_alike = layout is not None or "sense_voice" in metadata.get("model_type", "")
+    return is_alike and "nano" in metadata.get("comment", "").lower()
 
 
 def _seems_ours(path: Path, present: frozenset[str]) -> bool:
@@ -127,9 +199,9 @@ def _name_alone(path: Path) -> str:
     return f"{path.absolute().parent.name}/{path.stem}"
 
 
-def _is_ours(header: OnnxHeader, layout: Layout, present: frozenset[str]) -> bool:
+def _is_ours(metadata: Mapping[str, str], layout: Layout, present: frozenset[str]) -> bool:
     """Tell whether a graph surely is SenseVoice: others, too, take features and nothing else."""
-    if layout.has_prompt_inside or _EMBEDDING in present or "sense_voice" in header.metadata.get("model_type", ""):
+    if layout.has_prompt_inside or _EMBEDDING in present or "sense_voice" in metadata.get("model_type", ""):
         return True
     return _CMVN in present and layout.vocabulary != _ENCODER_SIZE
 
@@ -140,7 +212,8 @@ def _models(graphs: Sequence[_Graph]) -> list[list[_Graph]]:
     for graph in graphs:
         families.setdefault(graph.family, []).append(graph)
     models: list[list[_Graph]] = []
-    for buckets in families.values():
+    for family in families.values():
+        buckets = _without_unscaled(family)
         if len({graph.frames for graph in buckets}) == len(buckets):
             models.append(sorted(buckets, key=lambda graph: graph.frames))
         else:
@@ -149,20 +222,30 @@ def _models(graphs: Sequence[_Graph]) -> list[list[_Graph]]:
     return models
 
 
-def _names(folder: Path, models: Sequence[Sequence[_Graph]]) -> list[str]:
+def _without_unscaled(family: Sequence[_Graph]) -> list[_Graph]:
+    scaled = {graph.frames for graph in family if graph.targets and _SCALED in graph.path.stem.lower()}
+    return [graph for graph in family if graph.frames not in scaled or _SCALED in graph.path.stem.lower()]
+
+
+def _names(folder: Path, models: Sequence[Sequence[_Graph]], own: Converted | None) -> list[str]:
     base = folder.absolute().name
-    if len(models) == 1:
+    if len(models) == 1 and own is None:
         return [base]
-    short = [buckets[0].bare_stem for buckets in models]
-    stems = [
-        stem if short.count(stem) == 1 else buckets[0].path.stem for stem, buckets in zip(short, models, strict=True)
-    ]
-    return [f"{base}/{stem}" for stem in stems]
+    names = [buckets[0].bare_stem for buckets in models]
+    for longer in (_stem_for_soc, lambda graph: graph.path.stem, lambda graph: graph.path.name):
+        names = [
+            name if names.count(name) == 1 else longer(buckets[0]) for name, buckets in zip(names, models, strict=True)
+        ]
+    return [f"{base}/{name}" for name in names]
+
+
+def _stem_for_soc(graph: _Graph) -> str:
+    return ".".join((graph.bare_stem, *graph.targets))
 
 
 def _manifest(name: str, buckets: Sequence[_Graph], folder: Path, present: frozenset[str]) -> Manifest:
     """Raise `ModelFileMissing` if a file is not there that the graphs need."""
-    layout, metadata = buckets[0].layout, buckets[0].header.metadata
+    layout, metadata, targets = buckets[0].layout, buckets[0].metadata, buckets[0].targets
     files: dict[str, Path] = _numbered(GRAPH_ROLE, (graph.path for graph in buckets))
     files |= _numbered(WEIGHTS_ROLE, _weights(buckets))
     files[TOKENS_ROLE] = _tokens(folder, present)
@@ -175,9 +258,9 @@ def _manifest(name: str, buckets: Sequence[_Graph], folder: Path, present: froze
         if _EMBEDDING not in present:
             raise ModelFileMissing(f"{buckets[0].path} has no prompt rows: put the model's {_EMBEDDING} beside it")
         files[EMBEDDING_ROLE] = folder / _EMBEDDING
-    quality = INT8 if buckets[0].header.is_int8 else ""
+    quality = INT8 if buckets[0].is_int8 else ""
     lengths = ", ".join(f"{graph.layout.capacity * _ROW_S:.0f}" for graph in buckets if graph.layout.capacity)
-    remarks = ", ".join(remark for remark in ("SenseVoice", quality, lengths and f"{lengths} s") if remark)
+    parts = ("SenseVoice", quality, "/".join(targets), lengths and f"{lengths} s")
     return Manifest(
         kind=KIND,
         format=NPU if layout.frames is not None else SHERPA if has_cmvn else FUNASR,
@@ -185,8 +268,9 @@ def _manifest(name: str, buckets: Sequence[_Graph], folder: Path, present: froze
         files=MappingProxyType(files),
         languages=LANGUAGES,
         rate_hz=_RATE_HZ,
-        description=f"{name} ({remarks})",
+        description=f"{name} ({', '.join(filter(None, parts))})",
         quality=quality,
+        targets=targets,
     )
 
 
@@ -202,7 +286,7 @@ def _tokens(folder: Path, present: frozenset[str]) -> Path:
 
 
 def _weights(buckets: Iterable[_Graph]) -> list[Path]:
-    paths = sorted({graph.path.parent / name for graph in buckets for name in graph.header.external})
+    paths = sorted({graph.path.parent / name for graph in buckets for name in graph.external})
     for path in paths:
         if not path.is_file():
             raise ModelFileMissing(f"{path} does not exist: it holds the weights of the graph that lies there")

@@ -13,6 +13,7 @@ import numpy as np
 
 from wyoming_rknn.audio import Waveform, apply_gain
 from wyoming_rknn.errors import (
+    AcceleratorError,
     EngineError,
     GraphNotSplittable,
     ModelInvalid,
@@ -23,26 +24,26 @@ from wyoming_rknn.models.formats.piper_config import VoiceConfig
 from wyoming_rknn.models.manifest import Detected, Manifest
 from wyoming_rknn.models.shelf import Shelf
 from wyoming_rknn.models.store import Store
-from wyoming_rknn.runtime import onnx
+from wyoming_rknn.npu.offer import offered
+from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, Prosody, SpeechRequest, Voice, speaker_readings
+from wyoming_rknn.tts.piper.npu import open_stage
 from wyoming_rknn.tts.piper.parts import load_parts
 from wyoming_rknn.tts.piper.phonemes import phonemize, to_ids
-from wyoming_rknn.tts.piper.voice import CutVoice, PiperVoice, Scales, Utterance, WholeVoice
+from wyoming_rknn.tts.piper.voice import CutVoice, Piece, PiperVoice, Scales, Utterance, WholeVoice
 from wyoming_rknn.tts.piper.windows import Growth
 
 _LOGGER = logging.getLogger(__name__)
 
 MAX_LISTED_SPEAKERS = 32
 """Voices with more speakers are listed once: nobody finds a name among hundreds."""
-_AHEAD = 1
-"""Windows computed beyond the one being taken, so that the device works while the network does."""
 
 
-def create(settings: Settings) -> "PiperEngine":
+def create(settings: Settings, runtimes: Runtimes) -> "PiperEngine":
     """Return the engine for the settings' data folders."""
-    return PiperEngine(settings, Store(settings.data_dirs))
+    return PiperEngine(settings, Store(settings.data_dirs), runtimes)
 
 
 @dataclass(slots=True)
@@ -54,15 +55,34 @@ class _Loaded:
     """Phonemes that the voice lacks and that were logged already."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Computing:
+    """A window under way."""
+
+    piece: Piece
+    at_s: float
+    computed: "Future[Waveform]"
+
+    def result(self, stream: Stream) -> Waveform:
+        """Wait for it; what an NPU fails to compute the CPU does."""
+        try:
+            return self.computed.result()
+        except AcceleratorError:
+            if self.piece.spare is None:
+                raise
+            return stream.submit(self.piece.spare, at_s=self.at_s).result()
+
+
 class PiperEngine:
     """Speak with Piper voices."""
 
     name = "piper"
     description = "Piper: neural voices, streamed while they are synthesised"
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, runtimes: Runtimes) -> None:
         self._settings = settings
         self._store = store
+        self._runtimes = runtimes
         self._growth = Growth(settings.first_window, settings.window_growth, settings.max_window)
         self._shelf: Shelf[_Loaded] = Shelf(self._open)
         self._speaking: WeakKeyDictionary[Stream, tuple[str, _Loaded, str]] = WeakKeyDictionary()
@@ -111,14 +131,20 @@ class PiperEngine:
     def _decode(self, encoding: "Future[Utterance]", stream: Stream) -> Iterator[Waveform]:
         utterance = encoding.result()
         begin_s = stream.reserve(utterance.seconds)
-        computing: deque[Future[Waveform]] = deque()
+        computing: deque[_Computing] = deque()
+        prepared: Future[None] | None = None
         for piece in utterance.pieces(self._growth):
             stream.check()
-            computing.append(stream.submit(piece.compute, at_s=begin_s + piece.begin_s))
-            if len(computing) > _AHEAD:
-                yield self._finish(computing.popleft().result())
+            at_s = begin_s + piece.begin_s
+            if piece.prepare is not None:
+                prepared = stream.submit(piece.prepare, at_s=at_s)
+            computed = stream.submit(piece.compute, at_s=at_s, device=piece.device, after=prepared)
+            computing.append(_Computing(piece, at_s, computed))
+            # Beyond the window being taken: one, so that the device works while the network does, or one for each core.
+            if len(computing) > stream.slots(piece.device):
+                yield self._finish(computing.popleft().result(stream))
         while computing:
-            yield self._finish(computing.popleft().result())
+            yield self._finish(computing.popleft().result(stream))
 
     def _finish(self, samples: Waveform) -> Waveform:
         if not np.isfinite(samples).all():
@@ -159,7 +185,7 @@ class PiperEngine:
 
     def _open(self, manifest: Manifest) -> _Loaded:
         config = VoiceConfig.read(manifest.files["config"])
-        load = partial(onnx.load, threads=self._settings.inference_threads)
+        load = self._runtimes.load
         voice: PiperVoice
         try:
             parts = load_parts(manifest.files, self._settings.cache)
@@ -175,11 +201,12 @@ class PiperEngine:
                     f"{manifest.files['config'].name} says {config.hop} samples per frame, the graph makes "
                     f"{parts.hop}; take the config that belongs to the voice"
                 )
-            voice = CutVoice(parts, config.hop, config.rate_hz, load)
+            open_npu = partial(open_stage, manifest.name, manifest.files, self._runtimes, self._settings.cache)
+            voice = CutVoice(parts, config.hop, config.rate_hz, load, open_npu)
         return _Loaded(manifest.name, config, voice)
 
     def _scan(self) -> Detected:
-        found = self._store.scan("tts")
+        found = offered(self._store.scan("tts"), self._runtimes)
         for problem in found.problems:
             if (line := f"{problem.path}: {problem.message}") not in self._reported:
                 self._reported.add(line)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +49,10 @@ class VoiceParts:
     encoder: Source
     """Takes input, input_lengths, scales and, for several speakers, sid."""
     latents: str
-    """The encoder's output that feeds the flow, or the decoder where there is none."""
+    """The encoder's output that feeds the flow, or the decoder where there is none; unknown, it is empty."""
     flow: Stage | None
-    decoder: Stage
+    decoder: Stage | None
+    """`None` where there is one for the NPU only."""
     hop: int
     """Samples per frame; 0 where the decoder's structure is unknown."""
     channels: int
@@ -63,11 +64,18 @@ class VoiceParts:
 def load_parts(files: Mapping[str, Path], cache_dir: Path) -> VoiceParts:
     """Return the parts of a voice, whose files are given by role: "graph", or "encoder" and "decoder".
 
+    A converted voice, with a "manifest", is in parts already; of a pair whose decoder is for the NPU only, the encoder
+    is used as it is.
+
     Blocks: the first time for as long as splitting takes, later for a look into the cache. The decoder of a pair that
     cannot run in windows is returned as one that wants whole sentences. Parts that cannot be stored are kept in
     memory. Raises `ModelFileMissing`, `ModelInvalid`, and `GraphNotSplittable` for an ordinary voice without a place
     to cut.
     """
+    if "manifest" in files:
+        return _converted(files)
+    if "decoder" not in files and "graph" not in files:
+        return VoiceParts(files["encoder"], "", None, None, 0, 0, 0.0)
     sources = {role: files[role] for role in ("graph", "encoder", "decoder") if role in files}
     root = cache_dir / "split"
     entry = root / _digest(sources, root)
@@ -161,29 +169,43 @@ def _parts(
             return sources[role]
         return content[file] if content else entry / file
 
-    def stage(role: str, description: Mapping[str, Any]) -> Stage:
-        return Stage(
-            graph=source(role),
-            input=description["input"],
-            output=description["output"],
-            conditions=tuple(description["conditions"]),
-            context_frames=description["context_frames"],
-        )
-
     try:
-        description = manifest["description"]
-        stages = {role: stage(role, inner) for role, inner in description["stages"].items()}
-        return VoiceParts(
-            encoder=source("encoder"),
-            latents=description["latents"],
-            flow=stages.get("flow"),
-            decoder=stages["decoder"],
-            hop=description["hop"],
-            channels=description["channels"],
-            max_diff=description["max_diff"],
-        )
+        return _described(manifest["description"], source)
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def _described(description: Mapping[str, Any], source: Callable[[str], Source]) -> VoiceParts:
+    """Build the value from what a manifest says of the parts. Raises `KeyError`, `TypeError`, `AttributeError`."""
+    stages = {
+        role: Stage(
+            graph=source(role),
+            input=inner["input"],
+            output=inner["output"],
+            conditions=tuple(inner["conditions"]),
+            context_frames=inner["context_frames"],
+        )
+        for role, inner in description["stages"].items()
+    }
+    return VoiceParts(
+        encoder=source("encoder"),
+        latents=description["latents"],
+        flow=stages.get("flow"),
+        decoder=stages["decoder"],
+        hop=description["hop"],
+        channels=description["channels"],
+        max_diff=description["max_diff"],
+    )
+
+
+def _converted(files: Mapping[str, Path]) -> VoiceParts:
+    path = files["manifest"]
+    try:
+        return _described(json.loads(path.read_bytes())["parts"], files.__getitem__)
+    except FileNotFoundError:
+        raise ModelFileMissing(f"{path} does not exist; convert the voice anew") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelInvalid(f"{path} does not describe a converted voice ({error}); convert the voice anew") from error
 
 
 def _failure(name: str, answer: Mapping[str, Any]) -> ModelError:

@@ -55,3 +55,18 @@ def plan(frames: int, context: int | None, growth: Growth) -> Iterator[Window]:
 def around(begin: int, end: int, context: int, frames: int) -> Window:
     """Return the window that keeps `[begin, end)` of `frames` frames and feeds `context` more on either side."""
     return Window(begin, end, max(0, begin - context), min(frames, end + context))
+
+
+def anchored(frames: int, width: int, context: int) -> Iterator[Window]:
+    """Yield windows that cover `frames` frames in order and are all fed with `width` of them.
+
+    The first begins and the last ends at a true edge, where the network's own padding belongs; each keeps what has
+    `context` frames beside it, or an edge. Fewer frames than `width` give one window of them all.
+    """
+    begin = 0
+    while begin < frames:
+        fed_begin = max(0, min(begin - context, frames - width))
+        fed_end = min(frames, fed_begin + width)
+        end = frames if fed_end == frames else fed_end - context
+        yield Window(begin, end, fed_begin, fed_end)
+        begin = end

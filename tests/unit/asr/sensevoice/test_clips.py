@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from computing import on_cpu
 
 from wyoming_rknn.asr.engine import Bias
 from wyoming_rknn.asr.sensevoice.engine import SenseVoiceEngine, create
@@ -49,7 +50,7 @@ def engine(shared: Path, tmp_path_factory: pytest.TempPathFactory):
     graph = onnx.load(model / "model.onnx")
     onnx.save(graph, external / "model.onnx", save_as_external_data=True, location="model.onnx.data")
     copied(model, ("rknn-3s.onnx", "tokens.txt"), data / "short")
-    engine = create(Settings(data_dir=(data,), threads=2))
+    engine = create(Settings(data_dir=(data,)), on_cpu(2))
     yield engine
     engine.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from computing import on_cpu
 from sensevoice_doubles import FakeGraph
 from tiny_sensevoice import PIECES, VOCABULARY, build_graph, install
 
@@ -39,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(data: Path) -> Callable[..., SenseVoiceEngine]:
-    return lambda **settings: create(Settings(**{"data_dir": (data,), "threads": 1, **settings}))
+    return lambda **settings: create(Settings(**{"data_dir": (data,), **settings}), on_cpu())
 
 
 def names(engine: SenseVoiceEngine) -> list[str]:
@@ -201,7 +202,7 @@ def test_files_beside_the_graph_that_are_broken(
 ) -> None:
     folder = install(tmp_path / "data" / "s", m=build_graph(layout, frames=None if layout == "funasr" else 30))
     (folder / name).write_bytes(content)
-    engine = create(Settings(data_dir=(tmp_path / "data",)))
+    engine = create(Settings(data_dir=(tmp_path / "data",)), on_cpu())
     if (layout, name) == ("funasr", "embedding.npy"):
         engine.prepare("s")
         return
@@ -256,7 +257,7 @@ def test_without_itn_the_model_is_told(tmp_path: Path, scheduler: Scheduler) -> 
     asked = []
     for settings in (Settings(data_dir=(data,)), Settings(data_dir=(data,), no_itn=True)):
         graph = FakeGraph("funasr")
-        engine = SenseVoiceEngine(settings, Store(settings.data_dirs), lambda _path, graph=graph: graph)
+        engine = SenseVoiceEngine(settings, Store(settings.data_dirs), on_cpu(), lambda _path, graph=graph: graph)
         hear(engine, "s", scheduler)
         asked.append(graph.fed[-1]["textnorm"].tolist())
         engine.close()
@@ -286,7 +287,7 @@ def test_on_overflow_another_model_of_the_folder_decodes(
         return FakeGraph(layout, real.inputs[0].shape[1], run, real.metadata)
 
     settings = Settings(data_dir=(data,), asr_model="small/npu")
-    engine = SenseVoiceEngine(settings, Store(settings.data_dirs), load)
+    engine = SenseVoiceEngine(settings, Store(settings.data_dirs), on_cpu(), load)
     engine.prepare("small/npu")
     used.clear()
     assert hear(engine, "small/npu", scheduler) == "好"
@@ -307,7 +308,7 @@ def test_on_overflow_what_is_too_short_does_not_help(tmp_path: Path, scheduler: 
         return FakeGraph("npu", 83, lambda rows: np.full((len(rows), VOCABULARY), np.nan))
 
     settings = Settings(data_dir=(tmp_path,))
-    engine = SenseVoiceEngine(settings, Store(settings.data_dirs), load)
+    engine = SenseVoiceEngine(settings, Store(settings.data_dirs), on_cpu(), load)
     assert hear(engine, "s/b", scheduler, 0.9) == "好"
     with pytest.raises(EngineError, match="model s/b computed"):
         hear(engine, "s/b", scheduler, 4.0)
@@ -322,6 +323,6 @@ def test_the_server_chooses_it(make: Callable[..., SenseVoiceEngine]) -> None:
 
 
 def test_no_data_folder(tmp_path: Path) -> None:
-    engine = create(Settings(data_dir=(tmp_path / "missing",)))
+    engine = create(Settings(data_dir=(tmp_path / "missing",)), on_cpu())
     assert (names(engine), engine.problems()) == ([], {})
     engine.close()

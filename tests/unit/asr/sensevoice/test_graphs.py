@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from computing import on_cpu
 from sensevoice_doubles import FakeGraph
 from tiny_sensevoice import VOCABULARY, build_graph, install, kaldi_cmvn
 
-from wyoming_rknn.asr.sensevoice.graphs import Bucket, PromptIds, loader, open_bucket, read_cmvn, read_embedding
+from wyoming_rknn.asr.sensevoice.graphs import Bucket, PromptIds, open_bucket, read_cmvn, read_embedding
 from wyoming_rknn.errors import ModelFileMissing, ModelInvalid
 from wyoming_rknn.features.fbank import Cmvn
 
@@ -139,7 +140,7 @@ def test_numbers_of_either_width(dtype: int, tmp_path: Path) -> None:
     for value in graph.graph.input[1:]:
         value.type.tensor_type.elem_type = dtype
     onnx.save(graph, tmp_path / "a.onnx")
-    assert open_bucket(tmp_path / "a.onnx", loader(1), VOCABULARY, CMVN, None).best(ROWS, "en", True) is not None
+    assert open_bucket(tmp_path / "a.onnx", on_cpu().load, VOCABULARY, CMVN, None).best(ROWS, "en", True) is not None
 
 
 def refused(graph: FakeGraph, problem: str) -> None:

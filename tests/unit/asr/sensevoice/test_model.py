@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from computing import on_cpu
 from sensevoice_doubles import FakeGraph
 from tiny_sensevoice import PIECES, VOCABULARY, build_graph, install
 
-from wyoming_rknn.asr.sensevoice.graphs import loader, open_bucket
+from wyoming_rknn.asr.sensevoice.graphs import open_bucket
 from wyoming_rknn.asr.sensevoice.model import Model, open_model
 from wyoming_rknn.asr.sensevoice.tokens import Vocabulary
 from wyoming_rknn.errors import Cancelled, EngineError, ModelInvalid
@@ -164,7 +165,7 @@ def test_what_was_loaded_is_freed_if_the_rest_cannot_be(tmp_path: Path) -> None:
 def test_real_graphs_of_each_layout_run(layout: str, tmp_path: Path) -> None:
     graph = build_graph(layout, frames=None if layout in ("funasr", "sherpa") else 30)
     (manifest,) = detect(install(tmp_path / "s", model=graph)).manifests
-    one = open_model(manifest, loader(1), itn=True)
+    one = open_model(manifest, on_cpu().load, itn=True)
     random = np.random.default_rng(1).normal(size=(50, 80)).astype(np.float32)
     scheduler = Scheduler()
     assert one.decode(random, "en", scheduler.stream()).pieces

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from computing import on_cpu
 from tiny_piper import VoiceShape, build_voice
 
 from wyoming_rknn.errors import Cancelled, EngineError, ModelFileMissing, ModelInvalid, VoiceNotFound
@@ -57,7 +58,7 @@ def scheduler():
 def make(tmp_path: Path, scheduler: Scheduler) -> Callable[..., "Speaking"]:
     def make(**settings: object) -> Speaking:
         merged = {"data_dir": (tmp_path / "voices",), "cache_dir": tmp_path / "cache", **settings}
-        return Speaking(create(Settings(**merged)), scheduler)
+        return Speaking(create(Settings(**merged), on_cpu()), scheduler)
 
     return make
 

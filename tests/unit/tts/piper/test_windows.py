@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wyoming_rknn.tts.piper.windows import Growth, Window, around, plan
+from wyoming_rknn.tts.piper.windows import Growth, Window, anchored, around, plan
 
 GROWTHS = st.builds(
     Growth, first=st.integers(8, 64), factor=st.floats(1, 4), largest=st.integers(16, 1024)
@@ -68,3 +68,32 @@ def test_the_context_ends_at_the_true_edges():
     assert around(0, 16, 11, 100) == Window(0, 16, 0, 27)
     assert around(95, 100, 11, 100) == Window(95, 100, 84, 100)
     assert around(40, 60, 0, 100) == Window(40, 60, 40, 60)
+
+
+ANCHORED = st.integers(0, 40).flatmap(lambda context: st.tuples(st.integers(2 * context + 1, 300), st.just(context)))
+
+
+@given(st.integers(1, 5000), ANCHORED)
+def test_anchored_windows_cover_everything_once_and_in_order(frames, shape):
+    windows = list(anchored(frames, *shape))
+    assert [window.begin for window in windows] == [0, *(window.end for window in windows[:-1])]
+    assert windows[-1].end == frames
+    assert all(window.frames > 0 for window in windows)
+
+
+@given(st.integers(1, 5000), ANCHORED)
+def test_anchored_windows_have_one_width_and_true_context_or_a_true_edge(frames, shape):
+    width, context = shape
+    for window in anchored(frames, width, context):
+        assert window.fed_end - window.fed_begin == min(width, frames)
+        assert window.fed_begin == 0 or window.begin - window.fed_begin >= context
+        assert window.fed_end == frames or window.fed_end - window.end >= context
+        assert 0 <= window.fed_begin <= window.begin < window.end <= window.fed_end <= frames
+
+
+@given(st.integers(1, 5000), ANCHORED)
+def test_no_more_anchored_windows_than_needed(frames, shape):
+    width, context = shape
+    # n = 1 + ceil((T - W) / (W - 2R)) for more than one window.
+    expected = 1 if frames <= width else 1 + -(-(frames - width) // (width - 2 * context))
+    assert len(list(anchored(frames, width, context))) == expected

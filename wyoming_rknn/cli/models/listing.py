@@ -1,39 +1,26 @@
-"""`wyoming-rknn models`: what is installed, and cutting a voice by hand."""
+"""`wyoming-rknn models list`: what is installed."""
 
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
 from wyoming_rknn.models.manifest import Manifest
 
-HELP = "list the installed models, cut a voice"
+HELP = "list the installed models"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the actions and their options."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="list the installed models")
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    split = actions.add_parser("split", help="cut a Piper voice into encoder and decoder")
-    split.add_argument("voice", metavar="VOICE.onnx", type=Path, help="the voice; its .onnx.json lies beside it")
-    split.add_argument("out", metavar="OUT", type=Path, help="folder for encoder.onnx, decoder.onnx and config.json")
-    for action in (listing, split):
-        add_settings(action, ("data_dir", "cache_dir", "log_level", "log_format"))
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(parser, ("data_dir", "cache_dir", "log_level", "log_format"))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List or split."""
+    """List."""
     settings = settings_from(arguments)
     logs.configure(settings.log_level, settings.log_format)
-    if arguments.action == "split":
-        from wyoming_rknn.tts.piper.parts import split_to
-
-        for path in split_to(arguments.voice, arguments.out):
-            print(path)
-        return 0
     from wyoming_rknn.models.store import Store
 
     found = Store(settings.data_dirs).scan()

@@ -1,0 +1,372 @@
+"""The package itself runs on 64-bit Arm only: what stands in for it here behaves as it was seen to behave there."""
+
+import contextlib
+import gc
+import logging
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from wyoming_rknn.errors import AcceleratorError, EngineError, ModelFileMissing, ModelInvalid, RuntimeUnavailable
+from wyoming_rknn.runtime import rknn_lite
+from wyoming_rknn.runtime.accelerator import Versions
+
+PACKAGE = """
+import ctypes, logging, sys, threading
+import numpy as np
+
+logging._levelToName = {50: "C", 40: "E", 30: "W", 20: "I", 10: "D"}
+logging._nameToLevel = {name: level for level, name in logging._levelToName.items()}
+print("imported")
+SETTINGS = {}
+ALIVE = []
+CALLS = []
+
+
+class Attr(ctypes.Structure):
+    _fields_ = [("n_dims", ctypes.c_uint32), ("dims", ctypes.c_uint32 * 16), ("name", ctypes.c_char * 256),
+                ("type", ctypes.c_int32), ("qnt_type", ctypes.c_int32)]
+
+
+def attr(name, shape, kind):
+    return Attr(len(shape), (ctypes.c_uint32 * 16)(*shape), name, kind, 0)
+
+
+class Runtime:
+    inputs = [attr(b"x", (1, 2, 4), 1), attr(b"n", (2,), 6)]
+    outputs = [attr(b"y", (1, 2, 4), 1)]
+
+    def get_in_out_num(self):
+        return len(self.inputs), len(self.outputs)
+
+    def get_tensor_attr(self, index, is_output=False):
+        if SETTINGS.get("attr"):
+            raise Exception("Query tensor attribute of input node(s) failed, error code: RKNN_ERR_FAIL")
+        return (self.outputs if is_output else self.inputs)[index]
+
+
+class RKNNLite:
+    NPU_CORE_AUTO = 0
+
+    def __init__(self, verbose=False, verbose_file=None):
+        self.log = logging.getLogger("acuityLogger")
+        self.log.setLevel(logging.DEBUG)
+        self.log.propagate = False
+        self.log.handlers[:] = [logging.StreamHandler()]
+        self.log.warning("rknn-toolkit-lite2 version: 2.5.0")
+        self.rknn_data = None
+        self.rknn_runtime = None
+        self.memory = None
+        self.released = 0
+
+    def load_rknn(self, path):
+        with open(path, "rb") as file:
+            self.rknn_data = file.read()
+        if not self.rknn_data.startswith(b"RKNN"):
+            self.log.error("Invalid RKNN format!")
+            return -1
+        return 0
+
+    def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=0):
+        CALLS.append(("init", core_mask))
+        assert target is None
+        print("init")
+        print("error init", file=sys.stderr)
+        code = SETTINGS.get("init")
+        if code or (core_mask and SETTINGS.get("mask")) or len(ALIVE) >= SETTINGS.get("most", 9):
+            self.log.error(
+                "Catch exception when init runtime!\\nTraceback (most recent call last):\\n"
+                f"Exception: RKNN init failed. error code: {code or 'RKNN_ERR_FAIL'}\\n"
+            )
+            return -1
+        self.core_mask = core_mask
+        self.rknn_runtime = Runtime()
+        ALIVE.append(self)
+        return 0
+
+    def inference(self, inputs, data_format=None):
+        CALLS.append(("inference", self.core_mask, [(array.dtype, array.shape) for array in inputs]))
+        if SETTINGS.get("hang") == self.core_mask:
+            SETTINGS["gate"].wait(30)
+        if SETTINGS.get("inference"):
+            self.log.error("Catch exception when getting outputs.\\nException: E Get outputs failed, error code: X")
+            return None
+        if not SETTINGS.get("run"):  # a failing run is not noticed
+            self.memory = inputs[0] * inputs[0] + inputs[1].sum()
+        return SETTINGS.get("values", [self.memory.copy()])
+
+    def get_sdk_version(self):
+        api = "  API: 2.3.2 (429f97ae6b@2025-04-09T09:09:27)"
+        return "\\n".join(["=" * 46, "RKNN VERSION:", api, "  DRV: rknn_server: 0.9.8", "=" * 46, ""])
+
+    def release(self):
+        self.released += 1
+        if self in ALIVE:
+            ALIVE.remove(self)
+"""
+LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
+X = np.linspace(1, 2, 8, dtype=np.float32).reshape(1, 2, 4)
+N = np.array([1, 2], np.int32)
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    folder = tmp_path / "site" / "rknnlite"
+    (folder / "api").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "api" / "__init__.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.setattr(logging, "_levelToName", dict(logging._levelToName))
+    monkeypatch.setattr(logging, "_nameToLevel", dict(logging._nameToLevel))
+    yield
+    its = logging.getLogger("acuityLogger")
+    its.filters.clear()
+    its.handlers.clear()
+    for name in [name for name in sys.modules if name.split(".")[0] == "rknnlite"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def npu(installed):
+    accelerator = rknn_lite.open_accelerator(3)
+    yield accelerator
+    fake().SETTINGS.clear()
+    accelerator.close()
+    wait_until(lambda: not fake().ALIVE)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "model.rknn"
+    path.write_bytes(b"RKNN....")
+    return path
+
+
+def fake():
+    return sys.modules["rknnlite.api"]
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def expected(scale=1):
+    return (X * scale) ** 2 + 3
+
+
+def test_a_graph_has_an_object_for_each_core_and_no_file_in_memory(npu, path):
+    graph = npu.load(path)
+    assert (npu.name, npu.cores) == ("rknn-lite", 3)
+    assert [lite.core_mask for lite in fake().ALIVE] == [1, 2, 4]
+    assert [lite.rknn_data for lite in fake().ALIVE] == [None] * 3
+    assert [(spec.name, spec.shape, spec.dtype) for spec in graph.inputs] == [
+        ("x", (1, 2, 4), np.float32),
+        ("n", (2,), np.int32),
+    ]
+    assert [(spec.name, spec.shape, spec.dtype) for spec in graph.outputs] == [("y", (1, 2, 4), np.float32)]
+    assert graph.metadata == {}
+    outputs = graph.run({"n": N.astype(np.int64), "x": X.astype(np.float64)})
+    np.testing.assert_array_equal(outputs["y"], expected())
+    assert fake().CALLS[-1][2] == [(np.float32, (1, 2, 4)), (np.int32, (2,))]
+
+
+def test_versions_are_known_and_told_once_a_graph_is_loaded(npu, path, caplog):
+    caplog.set_level(logging.INFO)
+    assert npu.versions == Versions("", "")
+    npu.load(path)
+    npu.load(path)
+    assert npu.versions == Versions("2.3.2 (429f97ae6b@2025-04-09T09:09:27)", "0.9.8")
+    assert len(caplog.records) == 1
+
+
+def test_a_single_core_gets_no_mask(installed, path):
+    npu = rknn_lite.open_accelerator(1)
+    npu.load(path)
+    assert fake().CALLS == [("init", 0)]
+    npu.close()
+
+
+def test_logging_and_the_terminal_stay_as_they_were(npu, path, capfd, caplog):
+    caplog.set_level(logging.DEBUG, "wyoming_rknn.runtime.rknn_lite")
+    npu.load(path).run({"x": X, "n": N})
+    assert tuple(map(logging.getLevelName, range(50, -1, -10))) == LEVELS
+    assert [logging.getLevelName(name) for name in LEVELS] == list(range(50, -1, -10))
+    assert capfd.readouterr() == ("", "")
+    assert "rknn-toolkit-lite2: rknn-toolkit-lite2 version: 2.5.0" in caplog.text
+    assert "rknn-toolkit-lite2: error init" in caplog.text
+
+
+def test_level_names_that_somebody_gave_are_kept(installed):
+    logging.addLevelName(logging.WARNING, "ATTENTION")
+    rknn_lite.open_accelerator(3).close()
+    assert logging.getLevelName(logging.WARNING) == "ATTENTION"
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        ("RKNN_ERR_FAIL", AcceleratorError, "RKNN_ERR_FAIL): `wyoming-rknn doctor` shows"),
+        ("RKNN_ERR_MODEL_INVALID", ModelInvalid, "the file is broken, or made by a toolkit newer"),
+        ("RKNN_ERR_TARGET_PLATFORM_UNMATCH", ModelInvalid, "the file was made for another SoC"),
+        ("RKNN_ERR_KEY_INVALID", AcceleratorError, "RKNN_ERR_KEY_INVALID); `wyoming-rknn doctor` looks for the cause"),
+    ],
+)
+def test_a_failing_init_is_named(npu, path, code, error, words):
+    fake().SETTINGS["init"] = code
+    with pytest.raises(error) as caught:
+        npu.load(path)
+    assert type(caught.value) is error
+    message = str(caught.value)
+    assert message.startswith("the NPU cannot load model.rknn: init_runtime failed (RKNN init failed. error code: ")
+    assert words in message
+    assert fake().ALIVE == []
+
+
+def test_a_file_that_is_not_there_or_foreign(npu, path, tmp_path):
+    with pytest.raises(ModelFileMissing):
+        npu.load(tmp_path / "none.rknn")
+    path.write_bytes(b"text")
+    with pytest.raises(AcceleratorError, match=r"load_rknn failed \(Invalid RKNN format!\)"):
+        npu.load(path)
+
+
+def test_without_masks_every_object_runs_on_any_core(npu, path):
+    fake().SETTINGS["mask"] = True
+    graph = npu.load(path)
+    assert [call[1] for call in fake().CALLS] == [1, 0, 0, 0]
+    assert [context.core for context in graph.contexts] == [None] * 3
+
+
+def test_memory_for_fewer_objects_than_cores_is_enough(npu, path, caplog):
+    caplog.set_level(logging.INFO)
+    fake().SETTINGS["most"] = 2
+    graph = npu.load(path)
+    assert "model.rknn runs on 2 of 3 cores: the NPU cannot load model.rknn: init_runtime failed" in caplog.text
+    np.testing.assert_array_equal(graph.run({"x": X, "n": N})["y"], expected())
+
+
+def test_shapes_that_the_package_hides_are_an_error(npu, path):
+    fake().SETTINGS["attr"] = True
+    with pytest.raises(AcceleratorError, match=r"does not tell the shapes of model\.rknn .* use librknnrt instead"):
+        npu.load(path)
+    assert fake().ALIVE == []
+
+
+def test_none_is_an_error_that_names_the_cause(npu, path):
+    graph = npu.load(path)
+    fake().SETTINGS["inference"] = True
+    with pytest.raises(AcceleratorError, match=r"model\.rknn: the NPU failed: Get outputs failed, error code: X$"):
+        graph.run({"x": X, "n": N})
+    fake().SETTINGS.clear()
+    np.testing.assert_array_equal(graph.run({"x": X, "n": N})["y"], expected())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([np.zeros((1, 2, 4), np.float32)], "zeros only"),
+        ([np.full((1, 2, 4), np.nan, np.float32)], "NaN or infinity"),
+        ([np.ones((1, 2, 3), np.float32)], "outputs of shapes"),
+        ([], "outputs of shapes"),
+    ],
+)
+def test_what_cannot_be_right_is_an_error(npu, path, values, words):
+    graph = npu.load(path)
+    fake().SETTINGS["values"] = values
+    with pytest.raises(AcceleratorError, match=words):
+        graph.run({"x": X, "n": N})
+
+
+def test_outputs_of_another_rank_take_the_models_shape(npu, path):
+    graph = npu.load(path)
+    fake().SETTINGS["values"] = [np.ones((1, 1, 2, 4), np.float32)]
+    assert graph.run({"x": X, "n": N})["y"].shape == (1, 2, 4)
+
+
+def test_a_run_that_failed_without_a_word_is_noticed_by_its_old_outputs(npu, path):
+    graph = npu.load(path)
+    np.testing.assert_array_equal(graph.run({"x": X, "n": N})["y"], expected())
+    # The same again is no sign of failure.
+    np.testing.assert_array_equal(graph.run({"x": X, "n": N})["y"], expected())
+    fake().SETTINGS["run"] = True
+    for scale in (2, 3):
+        with pytest.raises(AcceleratorError, match="gave the outputs of the run before"):
+            graph.run({"x": X * scale, "n": N})
+    fake().SETTINGS.clear()
+    np.testing.assert_array_equal(graph.run({"x": X * 2, "n": N})["y"], expected(2))
+
+
+def test_numbers_beyond_16_bit_floats_are_refused(npu, path):
+    graph = npu.load(path)
+    with pytest.raises(AcceleratorError, match="'x' holds 70000, which 16-bit floats cannot"):
+        graph.run({"x": np.full_like(X, 70000.0), "n": N})
+    with pytest.raises(EngineError, match=r"shape \(1, 2, 3\)"):
+        graph.run({"x": X[..., :3], "n": N})
+
+
+def test_a_run_that_hangs_is_given_up(npu, path):
+    graph = npu.load(path, timeout_s=0.1)
+    gate = threading.Event()
+    fake().SETTINGS.update(hang=1, gate=gate)
+    with pytest.raises(AcceleratorError, match="did not answer within"):
+        graph.run({"x": X, "n": N})
+    np.testing.assert_array_equal(graph.run({"x": X, "n": N})["y"], expected())
+    graph.close()
+    assert [lite.core_mask for lite in fake().ALIVE] == [1]
+    gate.set()
+    wait_until(lambda: not fake().ALIVE)
+
+
+def test_objects_are_released_once_however_a_graph_ends(npu, path):
+    closed, forgotten = npu.load(path), npu.load(path)
+    released = [context.lite for graph in (closed, forgotten) for context in graph.contexts]
+    closed.close()
+    closed.close()
+    del forgotten
+    gc.collect()
+    assert [lite.released for lite in released] == [1] * 6
+    assert fake().ALIVE == []
+
+
+def without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rknnlite", None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "version", "words"),
+    [
+        ("x86_64", (3, 11, 0), "rknn-toolkit-lite2 runs on 64-bit Arm only, this machine is x86_64"),
+        ("aarch64", (3, 13, 1), "rknn-toolkit-lite2 is not made for Python"),
+        ("aarch64", (3, 12, 1), "rknn-toolkit-lite2 is not installed; `pip install rknn-toolkit-lite2` does that"),
+    ],
+)
+def test_without_the_package_the_reason_is_named(monkeypatch, machine, version, words):
+    without_the_package(monkeypatch)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(RuntimeUnavailable, match=words):
+        rknn_lite.open_accelerator(3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import a_module_that_nobody_has", "cannot be imported: No module named 'a_module_that_nobody_has'"),
+        ("raise RuntimeError('map\\n/dev/dri')", "cannot be imported: map /dev/dri; install it again"),
+        ("", "the module rknnlite is not that of rknn-toolkit-lite2"),
+    ],
+)
+def test_a_package_that_is_broken(installed, tmp_path, monkeypatch, content, words):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    (tmp_path / "site" / "rknnlite" / "api" / "__init__.py").write_text(content)
+    with contextlib.ExitStack() as stack:
+        caught = stack.enter_context(pytest.raises(RuntimeUnavailable))
+        rknn_lite.open_accelerator(3)
+    assert words in str(caught.value)

@@ -1,0 +1,84 @@
+"""`wyoming-rknn models convert`: make a model ready for an NPU."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wyoming_rknn.cli import logs
+from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.errors import UsageError
+
+if TYPE_CHECKING:
+    from wyoming_rknn.convert.report import ConversionReport
+
+HELP = "convert a Piper voice or a SenseVoice model for an NPU; on an x86-64 machine"
+
+_EPILOG = """The first time, the vendor's toolkit is installed below the cache folder (450 MB) with a Python 3.11 or
+3.12. What it builds runs in its simulator and is compared with ONNX Runtime; no NPU is needed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="a voice's .onnx with its .onnx.json beside it, a SenseVoice graph, "
+        "or the folder of either",
+    )  # fmt: skip
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument(
+        "--target", required=True, metavar="SOC", help="rk3588, rk3576, rk3568, rk3566, rk3562 or rv1126b"
+    )
+    parser.add_argument("--toolkit", default="2.3.2", metavar="VERSION", help="2.3.2 or 2.5.0 (default 2.3.2)")
+    parser.add_argument("--toolkit-python", type=Path, metavar="FILE", help="a Python 3.11 or 3.12 for the toolkit")
+    parser.add_argument("--frames", type=int, metavar="N", help="a voice's window (default 55; 32 for rk3566, rk3568)")
+    parser.add_argument(
+        "--seconds", metavar="LIST", default="3,5,10,20", help="lengths of a recogniser's graphs (default 3,5,10,20)"
+    )
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="for one graph (default 600)")
+    parser.add_argument("--allow-regtask", action="store_true", help="keep what the compiler reports REGTASK errors of")
+    add_settings(parser, ("cache_dir", "log_level", "log_format"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level, settings.log_format)
+    from wyoming_rknn.convert.recipes import recipe_for
+    from wyoming_rknn.convert.report import ConvertOptions
+    from wyoming_rknn.convert.toolkit import VendorToolkit, check_target
+
+    check_target(arguments.target)
+    options = ConvertOptions(
+        frames=arguments.frames,
+        seconds=_seconds(arguments.seconds),
+        timeout_s=arguments.timeout,
+        allow_regtask=arguments.allow_regtask,
+    )
+    recipe = recipe_for(arguments.model)
+    toolkit = VendorToolkit.prepared(arguments.toolkit, settings.cache, arguments.toolkit_python)
+    report = recipe(arguments.model, arguments.target, arguments.out, options, toolkit, settings.cache)
+    _print(report)
+    return 0
+
+
+def _seconds(text: str) -> tuple[int, ...]:
+    try:
+        seconds = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        seconds = ()
+    if not seconds or not 1 <= seconds[0] <= seconds[-1] <= 30:
+        raise UsageError(f"--seconds must be numbers from 1 to 30, such as 3,5,10,20, not {text!r}")
+    return seconds
+
+
+def _print(report: "ConversionReport") -> None:
+    for graph in report.graphs:
+        print(
+            f"{report.out / graph.file}: {graph.snr_db:.1f} dB in the simulator, {graph.frames} frames, "
+            f"{graph.rknn_bytes / 1e6:.1f} MB, {graph.seconds:.1f} s"
+        )
+        if graph.cpu_layers:
+            print(f"  left to the CPU: {', '.join(graph.cpu_layers)}")
+        if graph.regtask_lines:
+            print(f"  {graph.regtask_lines} REGTASK errors, kept as asked for: listen before you trust it")
+    print(f"for {report.target}, by toolkit {report.toolkit}; copy {report.out} into the board's data folder")

@@ -1,0 +1,35 @@
+"""`wyoming-rknn models verify`: prove that models are whole and that the NPU computes them as it should."""
+
+import argparse
+
+from wyoming_rknn.cli import logs
+from wyoming_rknn.cli.arguments import add_settings, settings_from
+
+HELP = "check the installed models' files, and let the NPU reproduce their golden outputs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("names", metavar="NAME", nargs="*", help="models to verify (default: all)")
+    add_settings(
+        parser,
+        ("data_dir", "cache_dir", "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level",
+         "log_format"),
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    from wyoming_rknn.cli.doctor.verify import check_models
+    from wyoming_rknn.runtime.runtimes import Runtimes
+
+    runtimes = Runtimes.of(settings)
+    try:
+        lines = list(check_models(settings, runtimes, arguments.names, fresh=True))
+    finally:
+        runtimes.close()
+    for line in lines:
+        print(line)
+    return 1 if any(line.state == "fail" for line in lines) else 0

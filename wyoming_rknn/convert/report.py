@@ -1,0 +1,81 @@
+"""What a conversion is asked for, and what it gave."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wyoming_rknn.convert.toolkit import TIMEOUT_S
+from wyoming_rknn.npu.selftest import FLOOR_DB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """What can be chosen."""
+
+    frames: int | None = None
+    """Width of a voice's decoder window (default: 55, on rk3566 and rk3568 32)."""
+    seconds: tuple[int, ...] = (3, 5, 10, 20)
+    """Buckets of a recogniser that is made static."""
+    timeout_s: float = TIMEOUT_S
+    """For one graph."""
+    allow_regtask: bool = False
+    """Keep a build whose log says that values did not fit into the NPU's registers."""
+    floor_db: float = FLOOR_DB
+    """Least signal-to-noise ratio of the simulator's result to ONNX Runtime's."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """One graph that was converted."""
+
+    file: str
+    golden: str
+    frames: int
+    snr_db: float
+    max_abs_error: float
+    seconds: float
+    """Build and simulation."""
+    cpu_layers: tuple[str, ...]
+    regtask_lines: int
+    rknn_bytes: int
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """A model that was converted."""
+
+    out: Path
+    target: str
+    toolkit: str
+    """Version of rknn-toolkit2."""
+    graphs: tuple[GraphReport, ...]
+
+    @property
+    def snr_db(self) -> float:
+        """Return the worst graph's signal-to-noise ratio."""
+        return min(graph.snr_db for graph in self.graphs)
+
+    @property
+    def max_abs_error(self) -> float:
+        """Return the largest difference to ONNX Runtime."""
+        return max(graph.max_abs_error for graph in self.graphs)
+
+    @property
+    def seconds(self) -> float:
+        """Return the time that the toolkit took."""
+        return sum(graph.seconds for graph in self.graphs)
+
+    @property
+    def cpu_layers(self) -> tuple[str, ...]:
+        """Return the layers of all graphs that were left to the CPU."""
+        return tuple(layer for graph in self.graphs for layer in graph.cpu_layers)
+
+    @property
+    def regtask_lines(self) -> int:
+        """Return how many values did not fit into registers."""
+        return sum(graph.regtask_lines for graph in self.graphs)
+
+    @property
+    def rknn_bytes(self) -> int:
+        """Return the size of all `.rknn` files."""
+        return sum(graph.rknn_bytes for graph in self.graphs)

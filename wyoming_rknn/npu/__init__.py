@@ -1,0 +1,1 @@
+"""Models on an NPU, proven before they are used."""
