@@ -3,10 +3,10 @@
 import ctypes
 import gc
 import logging
+import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -186,6 +186,8 @@ class OddLibrary(RknnLibrary):
         if self.oddity == "layout":
             # Four bytes more in front of all else.
             ctypes.memmove(ctypes.addressof(attr) + 4, bytes(attr)[:-4], ctypes.sizeof(attr) - 4)
+        if self.oddity == "size":
+            attr.n_elems += 1
         return attr
 
 
@@ -197,7 +199,7 @@ def test_a_library_without_notes_gives_none(double, path, alive):
     npu.close()
 
 
-@pytest.mark.parametrize("oddity", ["counts", "layout"])
+@pytest.mark.parametrize("oddity", ["counts", "layout", "size"])
 def test_a_library_with_another_interface_is_refused(double, path, alive, oddity):
     library = OddLibrary(double)
     library.oddity = oddity
@@ -237,6 +239,14 @@ def test_the_library_is_found_where_the_linker_is_told_to_look(double, tmp_path,
     accelerator = rknn.open_accelerator(None, 1, False)
     assert accelerator.library == tmp_path / "librknnrt.so"
     accelerator.close()
+
+
+def test_the_library_is_found_by_the_linker(double, tmp_path):
+    shutil.copy(double, tmp_path / "librknnrt.so")
+    code = "from wyoming_rknn.runtime.rknn_library import open_library; print(open_library(None, {}, []).path)"
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path / 'librknnrt.so'}\n"
 
 
 def test_contexts_are_duplicated_before_anything_else_and_then_tied_to_cores(graph, control):
@@ -448,18 +458,31 @@ def test_contexts_are_freed_once_however_a_graph_ends(npu, path, control, alive)
     assert len(control.calls("rknn_destroy")) == 9
 
 
-def test_closing_waits_for_a_run_that_has_begun(npu, path, control, alive):
+@pytest.mark.parametrize("whole_npu", [False, True])
+def test_closing_waits_for_a_run_that_has_begun(npu, path, control, alive, whole_npu):
     control.set(run_ms=300)
     graph = npu.load(path)
-    results = []
-    thread = threading.Thread(target=lambda: results.append(graph.run({"x": X})))
-    thread.start()
-    wait_until(lambda: any(context.busy for context in graph.contexts))
-    graph.close()
-    assert alive() == 0
-    thread.join(LONG_S)
-    np.testing.assert_array_equal(results[0]["y"], expected(X))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(graph.run, {"x": X})
+        wait_until(lambda: any(context.busy for context in graph.contexts))
+        (npu if whole_npu else graph).close()
+        assert alive() == 0
+        np.testing.assert_array_equal(running.result(LONG_S)["y"], expected(X))
     assert all(call.notes["while_running"] == "0" for call in control.calls("rknn_destroy"))
+
+
+def test_who_waits_for_a_graph_that_is_closed_is_told_so(npu, path, control):
+    control.set(dup_rc=-1, run_ms=300)
+    graph = npu.load(path)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(graph.run, {"x": X})
+        wait_until(lambda: graph.contexts[0].busy)
+        waiting = pool.submit(graph.run, {"x": X})
+        wait_until(lambda: npu._cores._waiting)
+        graph.close()
+        running.result(LONG_S)
+        with pytest.raises(EngineError, match="was closed and cannot run"):
+            waiting.result(LONG_S)
 
 
 SCRIPT = """

@@ -1,12 +1,14 @@
 """`wyoming-rknn say`: speak a text into a file or a pipe."""
 
 import argparse
+import os
 import sys
 import wave
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
@@ -14,6 +16,7 @@ from wyoming_rknn.errors import UsageError
 
 if TYPE_CHECKING:
     from wyoming_rknn.audio import Waveform
+    from wyoming_rknn.settings import Settings
 
 HELP = "speak a text into a WAV file, or as raw 16-bit samples to stdout"
 
@@ -40,6 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
     if not 0.1 <= arguments.speed <= 10:
         raise UsageError(f"--speed must be between 0.1 and 10, not {arguments.speed:g}")
+    if arguments.output != "-":
+        _speak(arguments, settings, lambda audio, rate_hz: _write(audio, rate_hz, arguments.output))
+        return 0
+    with _stdout_alone() as raw:
+        _speak(arguments, settings, lambda audio, _rate_hz: _pipe(audio, raw))
+    return 0
+
+
+def _speak(
+    arguments: argparse.Namespace, settings: "Settings", write: "Callable[[Iterable[Waveform], int], None]"
+) -> None:
     from dataclasses import replace
 
     from wyoming_rknn.runtime.runtimes import Runtimes
@@ -58,18 +72,34 @@ def run(arguments: argparse.Namespace) -> int:
     feed.end()
     manner = Manner(choice.speaker, settings.sentence_silence)
     narrator = Narrator(choice.engine, choice.voice, manner, scheduler.stream())
-    _write(narrator.narrate(feed), choice.voice.rate_hz, arguments.output)
-    return 0
+    write(narrator.narrate(feed), choice.voice.rate_hz)
+
+
+@contextmanager
+def _stdout_alone() -> Iterator[BinaryIO]:
+    """Give stdout's file; meanwhile whatever an NPU's library prints goes to stderr."""
+    sys.stdout.flush()
+    stdout = sys.stdout.fileno()
+    with os.fdopen(os.dup(stdout), "wb", buffering=0) as raw:
+        os.dup2(sys.stderr.fileno(), stdout)
+        try:
+            yield raw
+        finally:
+            os.dup2(raw.fileno(), stdout)
+
+
+def _pipe(audio: "Iterable[Waveform]", raw: BinaryIO) -> None:
+    from wyoming_rknn.audio import to_bytes
+
+    for waveform in audio:
+        rest = memoryview(to_bytes(waveform))
+        while rest:
+            rest = rest[raw.write(rest) :]
 
 
 def _write(audio: "Iterable[Waveform]", rate_hz: int, output: str) -> None:
     from wyoming_rknn.audio import silence, to_bytes
 
-    if output == "-":
-        for waveform in audio:
-            sys.stdout.buffer.write(to_bytes(waveform))
-            sys.stdout.buffer.flush()
-        return
     # A text that cannot be spoken leaves an older file as it is.
     spoken = iter(audio)
     first = next(spoken, silence(0.0, rate_hz))

@@ -31,9 +31,15 @@ class Store:
     """The models in some data folders. Thread-safe; looking again costs one directory walk unless files changed."""
 
     def __init__(
-        self, data_dirs: Sequence[Path], detectors: Sequence[Detector] = DETECTORS, max_depth: int = MAX_DEPTH
+        self,
+        data_dirs: Sequence[Path],
+        detectors: Sequence[Detector] = DETECTORS,
+        max_depth: int = MAX_DEPTH,
+        soc: str | None = None,
     ) -> None:
+        """Look in `data_dirs`; `soc` is that of the NPU at hand, if there is one."""
         self._data_dirs = tuple(data_dirs)
+        self._soc = soc
         self._detectors = tuple(detectors)
         self._max_depth = max_depth
         self._lock = threading.Lock()
@@ -43,8 +49,8 @@ class Store:
     def scan(self, kind: str | None = None) -> Detected:
         """Return all models, or those of one kind, sorted by name, and what looks like one but is not usable.
 
-        The first data folder that has a name wins, within one the first path. Folders that cannot be read are left
-        out with one warning each.
+        The first data folder that has a name wins, within one what the NPU computes, then the first path. Folders that
+        cannot be read are left out with one warning each.
         """
         manifests: dict[tuple[str, str], Manifest] = {}
         problems: list[Problem] = []
@@ -52,16 +58,24 @@ class Store:
             known: dict[Path, tuple[_Signature, Detected]] = {}
             visited: set[tuple[int, int]] = set()
             for data_dir in self._data_dirs:
+                here: dict[tuple[str, str], Manifest] = {}
                 for folder, signature in self._walk(data_dir, 0, visited):
                     known[folder] = (signature, self._detect(folder, signature))
                     detected = known[folder][1]
                     problems.extend(problem for problem in detected.problems if kind in (None, problem.model_kind))
                     for manifest in detected.manifests:
-                        if kind in (None, manifest.kind):
-                            manifests.setdefault((manifest.kind, manifest.name), manifest)
+                        key = (manifest.kind, manifest.name)
+                        if kind in (None, manifest.kind) and (
+                            key not in here or (self._is_for_npu(manifest) and not self._is_for_npu(here[key]))
+                        ):
+                            here[key] = manifest
+                manifests = here | manifests
             self._known = known
         ordered = sorted(manifests.values(), key=lambda manifest: (manifest.name.casefold(), manifest.name))
         return Detected(tuple(ordered), tuple(problems))
+
+    def _is_for_npu(self, manifest: Manifest) -> bool:
+        return manifest.has_npu and self._soc in manifest.targets
 
     def _detect(self, folder: Path, signature: _Signature) -> Detected:
         if (known := self._known.get(folder)) is not None and known[0] == signature:

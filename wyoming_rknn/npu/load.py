@@ -120,8 +120,7 @@ class WatchedGraph:
         level = logging.WARNING if first else logging.DEBUG
         _LOGGER.log(
             level,
-            "%s: %s; the CPU computes instead. Restart the service, or the board if that does not help; "
+            "%s; the CPU computes instead. Restart the service, or the board if that does not help; "
             "`wyoming-rknn doctor` tests the NPU",
-            self._path.name,
             error,
         )

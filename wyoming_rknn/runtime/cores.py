@@ -36,20 +36,28 @@ class Context(ABC):
         self.retired = False
         """It must not be used again."""
         self._once = threading.Lock()
+        self._freed = threading.Event()
+        self._freed_by: int | None = None
 
     @property
     def released(self) -> bool:
         """Tell whether it was freed."""
-        return self._once.locked()
+        return self._freed.is_set()
 
     def release(self) -> None:
-        """Free it, once, however often and from wherever this is called; no call must be inside."""
-        # Never waits for the lock: the garbage collector may come here in a thread that is here already.
+        """Free it, once, however often and from wherever this is called; no call must be inside.
+
+        Waits a second at most for another thread that is about it.
+        """
         if self._once.acquire(blocking=False):
+            self._freed_by = threading.get_ident()
             try:
                 self._destroy()
             except Exception as error:
                 _LOGGER.warning("the NPU's memory for a graph cannot be freed: %s", error)
+            self._freed.set()
+        elif self._freed_by != threading.get_ident():  # else the garbage collector came from there
+            self._freed.wait(_DESTROY_S)
 
     @abstractmethod
     def _destroy(self) -> None:
@@ -73,7 +81,7 @@ def sweep(contexts: Sequence[Context]) -> None:
 def forget(contexts: Sequence[Context]) -> None:
     """Retire all contexts of a graph and free those that no call is inside; the others follow when it returns.
 
-    Takes no lock and starts no thread, so that the garbage collector may call it anywhere.
+    Starts no thread and takes no lock that its own thread may hold: the garbage collector may call it anywhere.
     """
     for context in contexts:
         context.retired = True
@@ -142,7 +150,7 @@ class Cores:
             if not call.changed.wait_for(lambda: call.done, left_s):
                 self._give_up(call)
                 raise AcceleratorError(
-                    f"the NPU did not answer within {timeout_s:g} s; it is not asked again for this graph there"
+                    f"the NPU did not answer within {timeout_s:g} s; this graph does not use the core that hangs again"
                 )
         if call.error is not None:
             try:
@@ -218,20 +226,19 @@ class Cores:
                 continue
             for context in call.contexts:
                 if not context.busy and not context.retired and context.core in (None, core.number):
-                    self._waiting.remove(call)
                     self._begin(core, call, context)
+                    self._waiting.remove(call)
                     return
 
     def _begin(self, core: _Core, call: _Call[Any], context: Context) -> None:
+        if core.thread is None:
+            thread = threading.Thread(target=self._serve, args=(core,), name=f"{self._name}-{core.number}", daemon=True)
+            thread.start()
+            core.thread = thread
         context.busy = True
         call.context = context
         call.begun_s = time.monotonic()
         core.call = call
-        if core.thread is None:
-            core.thread = threading.Thread(
-                target=self._serve, args=(core,), name=f"{self._name}-{core.number}", daemon=True
-            )
-            core.thread.start()
         core.changed.notify_all()
         call.changed.notify_all()
 

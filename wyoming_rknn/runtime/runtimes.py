@@ -69,6 +69,11 @@ class Runtimes:
             _LOGGER.info("%s computes on %d NPU cores", _NAMES[self.accelerator.name], self.accelerator.cores)
 
     @property
+    def npu_soc(self) -> str | None:
+        """Return the SoC whose NPU is used; `None` where none is, or it is not known which."""
+        return None if self.accelerator is None else self.board.soc
+
+    @property
     def devices(self) -> Mapping[str, int]:
         """Return how many computations each device takes at once."""
         return {CPU: 1} if self.accelerator is None else {CPU: 1, NPU: self.accelerator.cores}

@@ -1,6 +1,7 @@
 import io
 import json
 import subprocess
+import sys
 import wave
 
 import numpy as np
@@ -153,3 +154,22 @@ def test_a_text_that_cannot_be_spoken_leaves_an_older_file_as_it_is(run, tmp_pat
     code, _, err = run("say", "Hello.", "--output", "old.wav", *words)
     assert (code, "broken.onnx" in err) == (1, True)
     assert old.read_bytes() == b"something older"
+
+
+def test_what_a_library_prints_is_no_sound(tmp_path):
+    """Some write to stdout from C while they load."""
+    noisy = tmp_path / "noisy.py"
+    noisy.write_text(
+        "import os, sys\n"
+        "from wyoming_rknn import cli\n"
+        "from wyoming_rknn.runtime.runtimes import Runtimes\n"
+        "report = Runtimes.report\n"
+        "Runtimes.report = lambda self: (os.write(1, b'noise'), report(self))\n"
+        "sys.exit(cli.main())\n"
+    )
+    words = ["say", "Hello.", "--output", "-", *ESPEAK]
+    done = subprocess.run([sys.executable, noisy, *words], capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"noise" in done.stderr
+    assert b"noise" not in done.stdout
+    assert 0.2 < seconds(done.stdout) < 3

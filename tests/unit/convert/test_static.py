@@ -27,6 +27,7 @@ def test_free_axes_are_fixed():
 
     assert shape(fixed.graph.input[0]) == [1, 2, 55]
     assert shape(fixed.graph.output[0]) == [1, 2, 55]
+    assert not fixed.graph.value_info
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(fixed, strict_mode=True))
     z = np.ones((1, 2, 55), np.float32)
     np.testing.assert_array_equal(load(fixed.SerializeToString(), threads=1).run({"z": z})["y"][0, :, 0], [1, 2])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wyoming_rknn.models.formats import piper
-from wyoming_rknn.models.manifest import Detected
+from wyoming_rknn.models.manifest import Detected, Manifest
 from wyoming_rknn.models.store import Store
 
 CONFIG: dict[str, Any] = {
@@ -158,3 +158,24 @@ def test_many_threads(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert results == [[f"voice-{number:02}" for number in range(20)]] * 8
+
+
+def test_of_one_name_the_one_for_the_npu_at_hand_wins_within_a_data_folder(tmp_path: Path) -> None:
+    def detect(folder: Path) -> Detected:
+        targets = (folder.name,) if folder.name.startswith("rk") else ()
+        files = {"npu-decoder": folder / "decoder.rknn"} if targets else {"graph": folder / "amy.onnx"}
+        return Detected((Manifest("tts", "piper", "amy", files, ("en",), 22050, targets=targets),))
+
+    for folder in ("first/a", "first/rk3576", "first/rk3588", "first/z", "second/rk3576"):
+        add(tmp_path / folder, "amy")
+    data_dirs = [tmp_path / "first", tmp_path / "second"]
+
+    def chosen(soc: str | None, dirs: list[Path] = data_dirs) -> str:
+        (manifest,) = Store(dirs, (detect,), soc=soc).scan().manifests
+        return next(iter(manifest.files.values())).parent.name
+
+    assert [chosen(soc) for soc in ("rk3588", "rk3576", "rk3566", None)] == ["rk3588", "rk3576", "a", "a"]
+    (tmp_path / "third" / "plain").mkdir(parents=True)
+    add(tmp_path / "third" / "plain", "amy")
+    # A user's own folder goes before the system's, whatever lies there.
+    assert chosen("rk3588", [tmp_path / "third", *data_dirs]) == "plain"

@@ -194,6 +194,7 @@ def test_draining_waits_for_what_runs_and_not_for_what_hangs(cores):
     assert not cores.drain(contexts, 0.05)
     other.open.set()
     assert running() == 1
+    assert cores.drain(contexts, 0.0)
     fresh = pinned()
     slow = start(cores.run, fresh, lambda context: time.sleep(0.2), LONG_S)
     wait_until(lambda: fresh[1].busy)
@@ -210,6 +211,28 @@ def test_a_context_is_freed_once_and_the_first_one_last(cores):
     cores.stop()
     cores.dismiss([contexts])
     forget(contexts)
+    assert log == [2, 1, 0]
+
+
+def test_the_first_context_waits_for_others_that_another_thread_frees():
+    gate, log = threading.Event(), []
+
+    class Slow(Recorder):
+        def _destroy(self):
+            if self.core == 1:
+                begun.set()
+                assert gate.wait(LONG_S)
+            super()._destroy()
+
+    begun = threading.Event()
+    contexts = [Slow(core, log) for core in range(3)]
+    one = start(forget, contexts)
+    assert begun.wait(LONG_S)
+    other = start(forget, contexts)
+    time.sleep(0.05)
+    assert log == [2]
+    gate.set()
+    one(), other()
     assert log == [2, 1, 0]
 
 

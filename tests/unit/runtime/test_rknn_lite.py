@@ -23,6 +23,7 @@ logging._nameToLevel = {name: level for level, name in logging._levelToName.item
 print("imported")
 SETTINGS = {}
 ALIVE = []
+MADE = []
 CALLS = []
 
 
@@ -61,6 +62,7 @@ class RKNNLite:
         self.rknn_runtime = None
         self.memory = None
         self.released = 0
+        MADE.append(self)
 
     def load_rknn(self, path):
         with open(path, "rb") as file:
@@ -225,7 +227,7 @@ def test_a_failing_init_is_named(npu, path, code, error, words):
     message = str(caught.value)
     assert message.startswith("the NPU cannot load model.rknn: init_runtime failed (RKNN init failed. error code: ")
     assert words in message
-    assert fake().ALIVE == []
+    assert [lite.released for lite in fake().MADE] == [1] * len(fake().MADE)
 
 
 def test_a_file_that_is_not_there_or_foreign(npu, path, tmp_path):

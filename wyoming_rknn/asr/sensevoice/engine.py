@@ -23,7 +23,8 @@ _LOGGER = logging.getLogger(__name__)
 
 def create(settings: Settings, runtimes: Runtimes) -> "SenseVoiceEngine":
     """Return the engine for the settings' data folders, and for the model that they name by its path."""
-    return SenseVoiceEngine(settings, Store(settings.data_dirs), runtimes, loader(runtimes, settings.cache))
+    store = Store(settings.data_dirs, soc=runtimes.npu_soc)
+    return SenseVoiceEngine(settings, store, runtimes, loader(runtimes, settings.cache))
 
 
 class SenseVoiceEngine:

@@ -15,6 +15,7 @@ _SETTINGS = tuple(dict.fromkeys((*tts.SETTINGS, *asr.SETTINGS, *npu.SETTINGS)))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what can be measured: all there is, or one kind."""
     parser.add_argument("--json", action="store_true", help="print JSON, with the facts of the machine")
+    parser.add_argument("--repeat", metavar="N", type=int, default=5, help="runs of each (default 5)")
     add_settings(parser, _SETTINGS)
     kinds = parser.add_subparsers(dest="kind", metavar="|".join(_KINDS))
     for name, kind in _KINDS.items():

@@ -11,8 +11,6 @@ from wyoming_rknn.cli.arguments import settings_from
 from wyoming_rknn.cli.bench import asr, npu, tts
 from wyoming_rknn.errors import SpeechServerError
 
-_REPEAT = 5
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one report; what cannot be measured is named in it."""
@@ -21,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wyoming_rknn.cli import doctor
     from wyoming_rknn.runtime.runtimes import Runtimes
 
+    repeat = max(1, arguments.repeat)
     runtimes = Runtimes.of(settings)
     runtimes.report()
     failures: list[str] = []
@@ -28,13 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         facts = doctor.facts(list(doctor.examine(settings, runtimes)), settings, runtimes)
         if runtimes.accelerator is not None:
-            results["npu"] = [asdict(result) for result in npu.measure(settings, runtimes, 4 * _REPEAT)]
+            results["npu"] = [asdict(result) for result in npu.measure(settings, runtimes, 4 * repeat)]
         try:
-            results["tts"] = [tts.described(result) for result in tts.measure(settings, runtimes, _REPEAT)]
+            results["tts"] = [tts.described(result) for result in tts.measure(settings, runtimes, repeat)]
         except SpeechServerError as error:
             failures.append(str(error))
         try:
-            heard, broken = asr.measure(settings, runtimes, _REPEAT)
+            heard, broken = asr.measure(settings, runtimes, repeat)
             results["asr"] = [asr.described(result) for result in heard]
             failures += [str(error) for error in broken]
         except SpeechServerError as error:

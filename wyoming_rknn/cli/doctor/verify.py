@@ -48,7 +48,7 @@ def check_models(
     `names` are the models to look at, none for all. Graphs for the NPU compute their golden output, unless `fresh` is
     off and the result of an earlier self-test still holds. Blocks. Raises `ModelNotFound` before the first line.
     """
-    found = Store(settings.data_dirs).scan()
+    found = Store(settings.data_dirs, soc=runtimes.npu_soc).scan()
     known = [*(manifest.name for manifest in found.manifests), *(problem.name for problem in found.problems)]
     wanted = {folded(name): name for name in names}
     for key in wanted.keys() - {folded(name) for name in known}:

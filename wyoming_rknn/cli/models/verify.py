@@ -22,14 +22,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify."""
     settings = settings_from(arguments)
     logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    from wyoming_rknn.cli import doctor
+    from wyoming_rknn.cli.doctor.lines import Line
     from wyoming_rknn.cli.doctor.verify import check_models
     from wyoming_rknn.runtime.runtimes import Runtimes
 
     runtimes = Runtimes.of(settings)
+    runtimes.report()
+    lines: list[Line] = []
     try:
-        lines = list(check_models(settings, runtimes, arguments.names, fresh=True))
+        for line in check_models(settings, runtimes, arguments.names):
+            lines.append(line)
+            doctor.show(line)
     finally:
         runtimes.close()
-    for line in lines:
-        print(line)
-    return 1 if any(line.state == "fail" for line in lines) else 0
+    return doctor.exit_code(lines)

@@ -43,7 +43,7 @@ MAX_LISTED_SPEAKERS = 32
 
 def create(settings: Settings, runtimes: Runtimes) -> "PiperEngine":
     """Return the engine for the settings' data folders."""
-    return PiperEngine(settings, Store(settings.data_dirs), runtimes)
+    return PiperEngine(settings, Store(settings.data_dirs, soc=runtimes.npu_soc), runtimes)
 
 
 @dataclass(slots=True)
