@@ -10,6 +10,8 @@ import threading
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
 
+_LOGGER = logging.getLogger(__name__)
+
 HELP = "serve text-to-speech and speech-to-text to Home Assistant"
 _SWITCH_S = 0.001
 _BUSY_DEVICES_S = 0.3
@@ -50,6 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
         runner.close()
         raise
     scheduler.close(_BUSY_DEVICES_S)
+    for device, counts in scheduler.counts().items():
+        for priority, count in counts.items():
+            _LOGGER.debug("%s, %s: %s", device, priority, count)
     # Threads that compute or load a voice cannot be interrupted. Waiting for them would hold up the exit, taking the
     # interpreter away under them would crash: so neither the event loop's threads nor the interpreter are wound up.
     logging.shutdown()

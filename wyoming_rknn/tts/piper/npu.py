@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,8 @@ class NpuStage:
         padding = self.decoder.frames - latents.shape[-1]
         # What follows the end of a sentence resembles its last frame more than it resembles nothing; where there is a
         # mask the network sees to it itself.
-        mode = "edge" if self.decoder.mask is None else "constant"
-        feeds: dict[str, Tensor] = {self.decoder.input: np.pad(latents, ((0, 0), (0, 0), (0, padding)), mode)}  # type: ignore[call-overload]
+        mode: Literal["edge", "constant"] = "edge" if self.decoder.mask is None else "constant"
+        feeds: dict[str, Tensor] = {self.decoder.input: np.pad(latents, ((0, 0), (0, 0), (0, padding)), mode)}
         if self.decoder.mask is not None:
             mask = np.zeros((1, 1, self.decoder.frames), np.float32)
             mask[..., : latents.shape[-1]] = 1.0

@@ -259,15 +259,21 @@ def _run(
 
 
 def _latents_of(outputs: Sequence[TensorSpec], npu: NpuStage | None) -> str:
-    """Return which of an encoder's outputs the decoder for the NPU takes. Raises `ModelInvalid`."""
+    """Return which of an encoder's outputs the decoder for the NPU takes: of that name, or else of that shape.
+
+    Raises `ModelInvalid`.
+    """
     names = [spec.name for spec in outputs]
-    wanted = "" if npu is None else npu.decoder.input
-    if wanted not in names:
+    if npu is not None and npu.decoder.input in names:
+        return npu.decoder.input
+    channels = 0 if npu is None else npu.decoder.channels
+    alike = [spec.name for spec in outputs if len(spec.shape) == 3 and spec.shape[1] == channels]
+    if len(alike) != 1:
         raise ModelInvalid(
-            f"its decoder for the NPU takes {wanted or 'nothing'} but encoder.onnx gives {', '.join(names)}; take both "
-            "files from the same voice"
+            f"its decoder for the NPU takes latents of {channels} channels but encoder.onnx gives {', '.join(names)}; "
+            "take both files from the same voice"
         )
-    return wanted
+    return alike[0]
 
 
 def _encoder_feeds(graph: Graph, ids: Sequence[int], scales: Scales, speaker_id: int) -> dict[str, Tensor]:
