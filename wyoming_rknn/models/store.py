@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from wyoming_rknn.models.formats import piper, sensevoice
+from wyoming_rknn.models.formats import piper, rknn_file, sensevoice
 from wyoming_rknn.models.manifest import Detected, Manifest, Problem
 
 CACHE_TAG = "CACHEDIR.TAG"
@@ -75,7 +75,7 @@ class Store:
         return Detected(tuple(ordered), tuple(problems))
 
     def _is_for_npu(self, manifest: Manifest) -> bool:
-        return manifest.has_npu and self._soc in manifest.targets
+        return manifest.has_npu and self._soc is not None and rknn_file.runs_on(manifest.targets, self._soc)
 
     def _detect(self, folder: Path, signature: _Signature) -> Detected:
         if (known := self._known.get(folder)) is not None and known[0] == signature:

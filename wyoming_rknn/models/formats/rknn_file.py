@@ -9,7 +9,7 @@ layers, the weights follow.
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeGuard
@@ -28,8 +28,8 @@ _ROOT_BYTES = 64 * 1024
 _HEAD_BYTES = 512 * 1024
 """Names of a voice's flow and decoder are found in the first 150 KiB."""
 _RELEASE = re.compile(r"\d+\.\d+\.\d+")
-_SAME_SOC = {"rk3588s": "rk3588", "rk3582": "rk3588"}
-"""SoCs that run what is made for another."""
+_ALIKE = (("rk3588", "rk3588s", "rk3582"), ("rk3568", "rk3566"))
+"""SoCs that run what is made for each other; toolkit 2.3.2 makes the same code for the last two, byte for byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,12 @@ class RknnFile:
 
     def runs_on(self, soc: str | None) -> bool:
         """Tell whether a board's SoC is one it is made for; an unknown one may be."""
-        return soc is None or bool({soc.lower(), _SAME_SOC.get(soc.lower(), soc.lower())}.intersection(self.targets))
+        return soc is None or runs_on(self.targets, soc)
 
     def check_soc(self, soc: str | None) -> None:
         """Raise `ModelInvalid` if it is made for other SoCs than the board's."""
         if not self.runs_on(soc):
-            name = _SAME_SOC.get(str(soc).lower(), str(soc).lower())
+            name = _alike(str(soc))[0]
             raise ModelInvalid(
                 f"{self.path} is made for {' and '.join(self.targets)}, this board is an {soc}; "
                 f"take the one for {name}, or convert the model with `wyoming-rknn models convert --target {name}`"
@@ -127,6 +127,15 @@ class RknnFile:
         if _release(made[0]) > _release(known[0]):
             return f"{was_made}, which is older: update librknnrt, or convert the model with a toolkit not newer"
         return f"{was_made}: should it fail or give nonsense, convert it with that version or take librknnrt {made[0]}"
+
+
+def runs_on(targets: Collection[str], soc: str) -> bool:
+    """Tell whether an SoC runs what is made for `targets`."""
+    return not set(_alike(soc)).isdisjoint(targets)
+
+
+def _alike(soc: str) -> tuple[str, ...]:
+    return next((alike for alike in _ALIKE if soc.lower() in alike), (soc.lower(),))
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -91,7 +91,10 @@ class CutVoice:
         loaded = dict(zip(stages, self._graphs[1:], strict=True))
         self._decoder = None if parts.decoder is None else loaded[parts.decoder]
         self._flow = None if parts.flow is None else loaded[parts.flow]
-        self._npu = open_npu(None if self._decoder is None else self._reference)
+        self._npu = None
+        # What a CPU can decode in one go only is not understood well enough for windows of another's making.
+        if parts.decoder is None or parts.decoder.context_frames is not None:
+            self._npu = open_npu(None if self._decoder is None else self._reference)
         if self._decoder is None and self._npu is None:
             self.close()
             raise ModelInvalid("its decoder is for an NPU, which cannot be used here; put its decoder.onnx beside it")
@@ -139,38 +142,40 @@ class CutUtterance:
         return seconds
 
     def pieces(self, growth: Growth) -> Iterator[Piece]:
-        """Yield the sentence's windows.
+        """Yield the sentence's windows, for the NPU as long as that can be used.
 
         What the CPU computes is to be computed in order, since each window continues the flow of the one before.
         """
-        npu = self._voice._npu
-        has_spare = self._voice._decoder is not None
-        # The window of a short sentence would not end where the sentence does, and a CPU decodes it as quickly.
-        if npu is not None and not (has_spare and (not npu.usable or self._frames < npu.decoder.frames)):
-            yield from self._npu_pieces(npu, has_spare)
-            return
-        context = None if self._voice._parts.decoder is None else self._voice._parts.decoder.context_frames
-        for window in plan(self._frames, context, growth):
-            yield Piece(window.begin * self._hop_s, partial(self._decode, window))
+        npu, decoder = self._voice._npu, self._voice._parts.decoder
+        begin = 0
+        # A window wider than the sentence would not end where it does, and a CPU decodes so little as quickly.
+        if npu is not None and (decoder is None or self._frames >= npu.decoder.frames):
+            for piece, end in self._npu_pieces(npu):
+                if decoder is not None and not npu.usable:
+                    break
+                yield piece
+                begin = end
+        if decoder is not None:
+            context = decoder.context_frames
+            for window in plan(self._frames - begin, context, growth):
+                moved = around(begin + window.begin, begin + window.end, context or self._frames, self._frames)
+                yield Piece(moved.begin * self._hop_s, partial(self._decode, moved))
 
     @property
     def _hop_s(self) -> float:
         return self._voice._hop / self._voice._rate_hz
 
-    def _npu_pieces(self, npu: NpuStage, has_spare: bool) -> Iterator[Piece]:
+    def _npu_pieces(self, npu: NpuStage) -> Iterator[tuple[Piece, int]]:
+        """Yield windows, each with the frame at which it ends."""
         planned = self._frames if npu.decoder.flow_inside else self._flowed
         for window in anchored(self._frames, npu.decoder.frames, npu.decoder.context_frames):
             prepare = None
             if planned < window.fed_end:
                 begin, planned = planned, self._flow_end(planned, window.fed_end)
                 prepare = partial(self._extend_flow_by, begin, planned)
-            yield Piece(
-                window.begin * self._hop_s,
-                partial(self._decode_on_npu, npu, window),
-                NPU,
-                prepare,
-                partial(self._decode, window) if has_spare else None,
-            )
+            spare = None if self._voice._decoder is None else partial(self._decode, window)
+            compute = partial(self._decode_on_npu, npu, window)
+            yield Piece(window.begin * self._hop_s, compute, NPU, prepare, spare), window.end
 
     def _decode(self, window: Window) -> Waveform:
         """Return the audio of a window's kept frames, float32 [frames * hop]."""

@@ -136,6 +136,11 @@ def test_the_right_soc(soc: str | None, path: Path) -> None:
     file.check_soc(soc)
 
 
+def test_rk3566_and_rk3568_are_one(path: Path) -> None:
+    file = RknnFile.read(write_rknn(path, *DECODER, targets=["rk3566"]))
+    assert [file.runs_on(soc) for soc in ("rk3566", "rk3568", "rk3562", "rk3588")] == [True, True, False, False]
+
+
 def test_the_wrong_soc(path: Path) -> None:
     file = RknnFile.read(write_rknn(path, *DECODER))
     with pytest.raises(ModelInvalid, match=r"made for rk3588, this board is an rk3576; .*--target rk3576"):

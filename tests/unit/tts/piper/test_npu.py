@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,13 @@ def speaking(voices: Callable[[str], Path], cache: Path) -> Callable[..., Speaki
     return lambda name="random-tiny", **changes: Speaking(voices(name), cache, **changes)
 
 
+def without_cpu(voice: Speaking) -> Speaking:
+    """Take the decoder for the CPU away."""
+    voice.cut._decoder = None
+    voice.cut._parts = replace(voice.cut._parts, decoder=None)
+    return voice
+
+
 def joined(pieces, compute) -> np.ndarray:
     return to_int16(np.concatenate([compute(piece) for piece in pieces])).astype(int)
 
@@ -161,9 +169,24 @@ def test_what_cannot_be_used_any_more_is_left_to_the_cpu(speaking):
     assert np.abs(joined(pieces, on_npu) - voice.expected(60)).max() <= 1
 
 
+def test_an_npu_that_breaks_down_in_a_sentence_leaves_the_rest_to_the_cpu(speaking):
+    voice = speaking()
+    pieces, spoken = voice.cut.encode(voice.ids(200), QUIET, 0).pieces(Growth()), []
+    for piece in pieces:
+        spoken.append((piece.device, on_npu(piece)))
+        voice.fixed.usable = len(spoken) < 4
+    devices = [device for device, _ in spoken]
+    assert devices == [NPU] * 4 + [CPU] * (len(devices) - 4)
+    # Windows grow again from where the CPU takes over.
+    sizes = [samples.size // voice.config.hop for _, samples in spoken]
+    assert sizes[4] == Growth().first
+    assert sizes[-1] > 55
+    joined_up = to_int16(np.concatenate([samples for _, samples in spoken])).astype(int)
+    assert np.abs(joined_up - voice.expected(200)).max() <= 1
+
+
 def test_without_a_decoder_for_the_cpu_a_short_sentence_is_padded(speaking):
-    voice = speaking(width=120)
-    voice.cut._decoder = None
+    voice = without_cpu(speaking(width=120))
     (piece,) = voice.pieces(3)
     assert (piece.device, piece.spare) == (NPU, None)
     expected, spoken = voice.expected(3), joined([piece], on_npu)
@@ -178,8 +201,7 @@ def test_a_mask_covers_what_is_there(speaking):
     seen = []
     run = voice.fixed.run
     voice.fixed.run = lambda feeds, cancellation=None: seen.append(feeds) or run(feeds, cancellation)
-    voice.cut._decoder = None
-    (piece,) = voice.pieces(3)
+    (piece,) = without_cpu(voice).pieces(3)
     frames = on_npu(piece).size // voice.config.hop
     assert seen[0]["y_mask"].shape == (1, 1, 120)
     assert seen[0]["y_mask"].sum() == seen[0]["y_mask"][0, 0, :frames].sum() == frames
