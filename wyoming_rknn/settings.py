@@ -260,8 +260,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-RESERVED_VARIABLES = frozenset({"config", "test_data"})
-"""Variables with the prefix that are no settings: the file itself, and where the tests find their voices."""
+RESERVED_VARIABLES = frozenset({"config", "test_data", "test_double", "require_toolkit"})
+"""Variables with the prefix that are no settings: the file itself, and what the tests go by."""
 
 
 def from_file(path: Path) -> dict[str, Any]:

@@ -287,7 +287,9 @@ def test_float16_passes_through(context: Context) -> None:
 
 
 def test_rounds_as_numpy_does(library: Library, stand_in: Callable[..., Path]) -> None:
-    every_half = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    # An Arm CPU remarks on numbers that signal, as x86 does not.
+    with np.errstate(invalid="ignore"):
+        every_half = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = np.sort(every_half[np.isfinite(every_half)])
     between = finite[:-1] / 2 + finite[1:] / 2
     any_float = np.random.default_rng(0).integers(0, 2**32, 50000, dtype=np.uint32).view(np.float32)

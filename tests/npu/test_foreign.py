@@ -1,5 +1,6 @@
 """Voices that others made for NPUs: the flow inside the decoder, a mask, no graph for the CPU."""
 
+import json
 import logging
 import shutil
 
@@ -11,6 +12,7 @@ from npu import stand_in
 from npu.voices import DATA, npu_settings, snr_db, split_cache  # noqa: F401 - fixture
 from tiny_piper import cut_before_flow
 
+from wyoming_rknn.errors import ModelInvalid, SpeechServerError
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
 from wyoming_rknn.models.store import Store
 from wyoming_rknn.runtime.runtimes import Runtimes
@@ -39,8 +41,11 @@ def pair(tmp_path_factory):
 CONFIGS = {"paroli": "config.json", "rkllama": "piper.json", "rkvoice": "model.onnx.json"}
 
 
-def install(pair, folder, width, *, layout="paroli", spare=False):
-    """Put the pair into a folder in somebody's layout, with a decoder for the double."""
+def install(pair, folder, width, *, layout="paroli", spare=False, channels=None):
+    """Put the pair into a folder in somebody's layout, with a decoder for the double.
+
+    With another number of channels it is the decoder of no voice: it adds up what it takes.
+    """
     folder.mkdir(parents=True)
     shutil.copyfile(pair / "encoder.onnx", folder / "encoder.onnx")
     shutil.copyfile(pair / "config.json", folder / CONFIGS[layout])
@@ -48,8 +53,21 @@ def install(pair, folder, width, *, layout="paroli", spare=False):
         shutil.copyfile(pair / "decoder.onnx", folder / "decoder.onnx")
     encoder = on_cpu().load(pair / "encoder.onnx")
     feeds = {"input": np.array([[1, 0, 2]]), "input_lengths": np.array([3]), "scales": np.zeros(3, np.float32) + 1}
-    channels = encoder.run(feeds)["z"].shape[1]
     model = onnx.load(pair / "decoder.onnx")
+    if channels is not None:
+        del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+        hop = VoiceConfig.read(pair / "config.json").hop
+        sizes = onnx.numpy_helper.from_array(np.array([1, 1, 1, width * hop]), "sizes")
+        model.graph.initializer.append(sizes)
+        model.graph.node.extend(
+            [
+                onnx.helper.make_node("ReduceMean", ["z"], ["mean"], keepdims=1),
+                onnx.helper.make_node("ReduceMean", ["y_mask"], ["mask"], keepdims=1),
+                onnx.helper.make_node("Add", ["mean", "mask"], ["both"]),
+                onnx.helper.make_node("Expand", ["both", "sizes"], ["output"]),
+            ]
+        )
+    channels = channels or encoder.run(feeds)["z"].shape[1]
     shapes = {"z": (1, channels, width), "y_mask": (1, 1, width)}
     for value in model.graph.input:
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, shapes[value.name]))
@@ -67,7 +85,7 @@ def said(settings):
     engine = PiperEngine(settings, Store(settings.data_dirs), runtimes)
     (voice,) = engine.voices()
     spoken = np.concatenate(list(engine.speak(SpeechRequest(TEXT, voice.name), scheduler.stream())))
-    jobs = sum(count.jobs for count in scheduler.counts().get(NPU, {}).values())
+    jobs = scheduler.jobs(NPU)
     assert scheduler.close(10)
     engine.close()
     runtimes.close()
@@ -113,7 +131,7 @@ def test_a_narrow_window_speaks_with_what_margin_it_has_and_says_so(pair, speak,
 def test_a_narrow_window_is_left_alone_where_the_cpu_has_a_decoder(pair, speak, expected, tmp_path, caplog):
     install(pair, tmp_path / "data" / "voice", 55, spare=True)
     spoken, jobs = speak(tmp_path / "data" / "voice")
-    np.testing.assert_array_equal(spoken, expected)
+    np.testing.assert_allclose(spoken, expected, rtol=0, atol=1e-6)
     assert jobs == 0
     (warning,) = warnings(caplog)
     assert "is decoded on the CPU" in warning
@@ -130,8 +148,29 @@ def test_a_wide_window_is_proven_by_the_decoder_beside_it(pair, speak, expected,
     # The next start finds another NPU, which computes nonsense.
     control.set(output="wrong", driver="0.9.9")
     spoken, jobs = speak(tmp_path / "data" / "voice")
-    np.testing.assert_array_equal(spoken, expected)
+    np.testing.assert_allclose(spoken, expected, rtol=0, atol=1e-6)
     assert jobs == 0
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_a_decoder_that_does_not_fit_the_voice_is_told(pair, speak, expected, tmp_path, spare, caplog):
+    install(pair, tmp_path / "data" / "voice", 128, spare=spare, channels=7)
+    if spare:
+        np.testing.assert_allclose(speak(tmp_path / "data" / "voice")[0], expected, rtol=0, atol=1e-6)
+        (warning,) = warnings(caplog)
+        assert "does not fit the decoder.onnx beside it" in warning
+    else:
+        with pytest.raises(SpeechServerError):
+            speak(tmp_path / "data" / "voice")
+
+
+def test_a_config_of_another_voice_is_told(pair, speak, tmp_path):
+    folder = tmp_path / "data" / "voice"
+    install(pair, folder, 128)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hop_length": 128}))
+    with pytest.raises(ModelInvalid, match="its config says 128 samples per frame, its decoder for the NPU makes 256"):
+        speak(folder)
 
 
 def test_without_npu_and_decoder_the_voice_is_not_offered(pair, double, tmp_path, caplog):

@@ -17,6 +17,7 @@ from protocol.harness.clips import known_clips
 
 from wyoming_rknn.asr.engine import Bias
 from wyoming_rknn.asr.sensevoice.engine import create
+from wyoming_rknn.cli.doctor.verify import check_models
 from wyoming_rknn.errors import AcceleratorError, ModelInvalid
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import CPU, NPU
@@ -76,7 +77,7 @@ class Hearing:
             session.close()
 
     def jobs(self, device: str) -> int:
-        return sum(count.jobs for count in self.scheduler.counts().get(device, {}).values())
+        return self.scheduler.jobs(device)
 
     def close(self) -> None:
         assert self.scheduler.close(20)
@@ -167,6 +168,17 @@ def test_without_another_graph_a_failure_is_told(hearing, buckets, clips, contro
     assert npu(clips[1]) == clips[1].text
 
 
+def test_a_bucket_that_fails_gives_way_to_a_longer_one(hearing, buckets, clips, control):
+    npu = hearing(buckets)
+    assert npu(clips[0]) == clips[0].text
+    short = npu.engine._shelf.get("model")._buckets[0]
+    run = short.graph.run
+    short.graph.run = lambda *_: (_ for _ in ()).throw(AcceleratorError("no"))
+    assert npu(clips[0]) == clips[0].text
+    short.graph.run = run
+    assert npu(clips[0]) == clips[0].text
+
+
 def test_a_bucket_that_cannot_be_loaded_is_done_without(hearing, buckets, clips, tmp_path, caplog):
     folder = tmp_path / "data" / "model"
     shutil.copytree(buckets, folder)
@@ -202,3 +214,15 @@ def test_a_model_that_the_npu_refuses_is_told(hearing, buckets, control):
     with pytest.raises(ModelInvalid, match="RKNN_ERR_MODEL_INVALID"):
         npu.engine.prepare("model")
     assert not npu.engine.models()
+
+
+def test_doctor_has_as_much_patience_as_the_engine(hearing, buckets, double, tmp_path, monkeypatch):
+    npu = hearing(buckets)
+    accelerator, limits_s = npu.runtimes.accelerator, []
+    load = accelerator.load
+    monkeypatch.setattr(
+        accelerator, "load", lambda path, **more: limits_s.append(more["timeout_s"]) or load(path, **more)
+    )
+    npu.engine.prepare("model")
+    assert list(check_models(npu_settings(double, buckets.parent, tmp_path / "cache"), npu.runtimes))
+    assert [round(limit_s, 2) for limit_s in limits_s] == [2.0, 2.49, 5.01] * 2

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper
 
 from wyoming_rknn.errors import AcceleratorError, EngineError, ModelFileMissing, ModelInvalid
 from wyoming_rknn.runtime import rknn
-from wyoming_rknn.runtime.accelerator import Versions
+from wyoming_rknn.runtime.accelerator import AcceleratorBusy, Versions
 from wyoming_rknn.runtime.rknn_library import CallFailed, RknnLibrary
 
 LONG_S = 20.0
@@ -407,6 +408,76 @@ def test_a_graph_that_hangs_everywhere_is_refused_at_once(npu, path, control):
     control.set()
     wait_until(lambda: not any(context.busy for context in graph.contexts))
     np.testing.assert_array_equal(slow.run({"x": X})["y"], expected(X))
+
+
+def test_a_run_that_finds_no_core_free_is_no_failure_of_the_graph(npu, path, control):
+    control.set(run_ms=300)
+    graph = npu.load(path, timeout_s=LONG_S, cores=1)
+    impatient = npu.load(path, timeout_s=0.05)
+    with ThreadPoolExecutor(3) as pool:
+        others = npu.load(path, timeout_s=LONG_S)
+        running = [pool.submit(others.run, {"x": X}) for _ in range(3)]
+        wait_until(lambda: all(context.busy for context in others.contexts))
+        with pytest.raises(AcceleratorBusy, match=r"model\.rknn: no core of the NPU was free within 0\.05 s"):
+            impatient.run({"x": X})
+        for run in running:
+            run.result(LONG_S)
+    assert impatient.usable
+    np.testing.assert_array_equal(graph.run({"x": X})["y"], expected(X))
+
+
+def test_a_graph_for_fewer_cores_has_fewer_duplicates_and_runs_on_any(npu, path, control, alive):
+    assert npu.shares_weights is True
+    graph = npu.load(path, cores=1)
+    assert alive() == 1
+    assert {call.name for call in control.calls()}.isdisjoint({"rknn_set_core_mask", "rknn_dup_context"})
+    assert [context.core for context in graph.contexts] == [None]
+    np.testing.assert_array_equal(graph.run({"x": X})["y"], expected(X))
+    assert [len(npu.load(path, cores=count).contexts) for count in (2, 3, 9)] == [2, 3, 3]
+
+
+@pytest.mark.parametrize("call", ["init", "dup_context", "tensor_attr", "set_core_mask"])
+def test_loading_that_hangs_is_given_up_and_freed_when_it_comes_back(double, path, alive, call):
+    gate, names = threading.Event(), []
+
+    class Hanging(RknnLibrary):
+        pass
+
+    def hang(self, *arguments, **options):
+        names.append(threading.current_thread().name)
+        assert gate.wait(LONG_S)
+        return getattr(RknnLibrary, call)(self, *arguments, **options)
+
+    setattr(Hanging, call, hang)
+    npu = rknn.RknnAccelerator(Hanging(double), 3, True, load_timeout_s=0.2)
+    with pytest.raises(AcceleratorError) as caught:
+        npu.load(path)
+    assert str(caught.value) == npu.load_failure
+    assert npu.load_failure == (
+        "the NPU did not load model.rknn within 0.2 s; reboot the board, and update librknnrt and the NPU driver if"
+        " that does not help"
+    )
+    gate.set()
+    wait_until(lambda: not any(thread.name in names for thread in threading.enumerate()))
+    assert names[0] == "npu loading model.rknn"
+    assert alive() == 0
+    npu.load(path).close()
+    assert npu.load_failure == ""
+    npu.close()
+
+
+def test_a_load_failure_is_the_npus_and_not_the_files(npu, path, control):
+    control.set(init_rc=-6)
+    with pytest.raises(ModelInvalid):
+        npu.load(path)
+    assert npu.load_failure == ""
+    control.set(init_rc=-3)
+    with pytest.raises(AcceleratorError):
+        npu.load(path)
+    assert "RKNN_ERR_DEVICE_UNAVAILABLE" in npu.load_failure
+    control.set()
+    npu.load(path)
+    assert npu.load_failure == ""
 
 
 def test_three_cores_compute_at_once(npu, path, control):

@@ -78,6 +78,31 @@ async def test_an_npu_that_breaks_down_costs_a_warning_and_no_word(serve, contro
     assert server.stop() < 3
 
 
+def contexts_left(control) -> int:
+    made, freed = (
+        sum(call.rc == 0 for name in names for call in control.calls(name))
+        for names in (("rknn_init", "rknn_dup_context"), ("rknn_destroy",))
+    )
+    return made - freed
+
+
+@pytest.mark.parametrize("moment", ["idle", "speaking"])
+async def test_the_npu_is_freed_at_the_end(serve, control, moment):
+    control.set(run_ms=300 if moment == "speaking" else 0)
+    server = serve("random-tiny")
+    async with connect(server.uri) as client:
+        if moment == "idle":
+            await client.say(TEXT, "random-tiny")
+        else:
+            await client.send("synthesize", {"text": LONG, "voice": {"name": "random-tiny"}})
+            await client.expect("audio-start")
+            await client.expect("audio-chunk")
+        assert contexts_left(control) == 3
+        assert server.stop() < 5
+    assert contexts_left(control) == 0
+    assert not [call for call in control.calls("rknn_destroy") if call.notes["while_running"] == "1"]
+
+
 async def test_an_npu_that_does_not_start_costs_a_warning(serve, control):
     control.set(init_rc=-1)
     server = serve("random-tiny")

@@ -42,7 +42,7 @@ class Speaking:
         return np.concatenate(list(self.windows(voice, text)))
 
     def jobs(self, device: str) -> int:
-        return sum(count.jobs for count in self.scheduler.counts().get(device, {}).values())
+        return self.scheduler.jobs(device)
 
     def close(self) -> None:
         assert self.scheduler.close(20)
@@ -167,10 +167,33 @@ def test_an_npu_that_fails_while_it_works_ends_in_speech_from_the_cpu_and_one_wa
     (warning,) = warnings(caplog)
     assert sign in warning
     assert "the CPU computes instead" in warning
-    # What has failed so often is left alone.
+    # What has failed so often is left alone for a while.
     before = npu.jobs(NPU)
     npu(TINY)
     assert npu.jobs(NPU) == before
+
+
+def test_a_blip_on_all_cores_costs_no_more_than_its_windows(speaking, control):
+    npu = speaking(TINY)
+    npu.engine.prepare(TINY)
+    control.set(run_rc=-1, run_ms=100)
+    windows = npu.windows(TINY)
+    next(windows)
+    control.set()
+    list(windows)
+    before = npu.jobs(NPU)
+    npu(TINY)
+    assert npu.jobs(NPU) > before + 3
+
+
+def test_a_voice_for_which_the_npu_is_too_slow_is_left_to_the_cpu(speaking, control, caplog):
+    # 33 of 55 frames are kept: 383 ms, on three cores.
+    control.set(run_ms=1300)
+    npu, cpu = speaking(TINY), speaking(TINY, runtime="onnx")
+    np.testing.assert_array_equal(npu(TINY), cpu(TINY))
+    assert npu.jobs(NPU) == 0
+    (warning,) = warnings(caplog)
+    assert "ms for 33 frames, longer than they last" in warning
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_c13_collisions_rename(network: Network) -> None:
     assert close(here)["names"] == ["here-2"]
     assert close(there)["names"] == ["there-2"]
     assert close(first)["names"] == ["here", "there"]
-    assert [announcer.errors.count("WARNING") for announcer in (first, here, there)] == [0, 1, 1]
+    assert [announcer.errors.count("is taken on this network") for announcer in (first, here, there)] == [0, 1, 1]
 
 
 def test_c13_address_change_is_announced(network: Network) -> None:

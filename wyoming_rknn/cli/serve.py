@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         runner.close()
         raise
     scheduler.close(_BUSY_DEVICES_S)
+    # An NPU whose user leaves its memory behind may hang until the next boot. Waits a few seconds at most.
+    runtimes.close()
     for device, counts in scheduler.counts().items():
         for priority, count in counts.items():
             _LOGGER.debug("%s, %s: %s", device, priority, count)

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wyoming_rknn.convert.python import find_python
+from wyoming_rknn.convert.python import VERSIONS as PYTHON_VERSIONS
+from wyoming_rknn.convert.python import Python, find_python
 from wyoming_rknn.errors import ConversionError, UsageError, did_you_mean
 from wyoming_rknn.models.store import CACHE_TAG
 
@@ -75,24 +76,24 @@ class Environment:
 def prepare(version: str, cache_dir: Path, python: Path | None = None) -> Environment:
     """Return the environment for a version of rknn-toolkit2, which is made first if need be.
 
-    Blocks: some minutes the first time. `python` is the Python 3.11 or 3.12 to make it with, by default the running
-    one or another that is found. Raises `UsageError` for an unknown version or a useless `python`, `ConversionError` if
-    the machine cannot run the toolkit or the environment cannot be made.
+    Blocks: some minutes the first time. `python` is the Python 3.11 or 3.12 to make it with, by default that of an
+    environment which is there, else the running one or another that is found. Raises `UsageError` for an unknown
+    version or a useless `python`, `ConversionError` if the machine cannot run the toolkit or the environment cannot be
+    made.
     """
-    if version not in VERSIONS:
-        raise UsageError(f"--toolkit {version} is not supported{did_you_mean(version, VERSIONS)}")
+    check_version(version)
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         raise ConversionError(
             f"models are converted on an x86-64 Linux machine, and this one is {platform.system()} on "
             f"{platform.machine()}; convert there and copy the folder over"
         )
-    base = find_python(python)
     root = cache_dir.absolute() / "toolkit"
-    dependencies = root / f"dependencies-py{base.version}"
+    base = (_made_with(root, version) if python is None else None) or find_python(python)
+    dependencies = _dependencies(root, base.version)
     toolkit = root / f"{version}-py{base.version}"
     entries: tuple[tuple[Path, tuple[str, ...], Callable[[Path], None]], ...] = (
-        (dependencies, DEPENDENCIES, lambda folder: _make_dependencies(base.path, folder)),
-        (toolkit, (f"rknn-toolkit2=={version}",), lambda folder: _make_toolkit(dependencies, version, folder)),
+        (dependencies, DEPENDENCIES, lambda folder: _make_dependencies(base, folder)),
+        (toolkit, _toolkit_requirements(version), lambda folder: _make_toolkit(dependencies, version, folder)),
     )
     found = Environment(dependencies / "bin" / "python", (toolkit,), version)
     if all(_is_complete(folder, requirements) for folder, requirements, _ in entries):
@@ -110,10 +111,39 @@ def prepare(version: str, cache_dir: Path, python: Path | None = None) -> Enviro
     return found
 
 
+def check_version(version: str) -> None:
+    """Raise `UsageError` unless `version` is a version of the toolkit that can be used."""
+    if version not in VERSIONS:
+        raise UsageError(f"--toolkit {version} is not supported{did_you_mean(version, VERSIONS)}")
+
+
 def clean_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return a process environment without what would lead a foreign Python's imports elsewhere."""
     kept = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
     return {**kept, "PYTHONNOUSERSITE": "1"}
+
+
+def _dependencies(root: Path, python_version: str) -> Path:
+    return root / f"dependencies-py{python_version}"
+
+
+def _toolkit_requirements(version: str) -> tuple[str, ...]:
+    return (f"rknn-toolkit2=={version}",)
+
+
+def _made_with(root: Path, version: str) -> Python | None:
+    """Return the Python of an environment that was made before, best of one that has this version of the toolkit."""
+    made = [
+        Python(folder / "bin" / "python", python_version)
+        for python_version in PYTHON_VERSIONS
+        if _is_complete(folder := _dependencies(root, python_version), DEPENDENCIES)
+    ]
+    whole = (
+        python
+        for python in made
+        if _is_complete(root / f"{version}-py{python.version}", _toolkit_requirements(version))
+    )
+    return next(whole, made[0] if made else None)
 
 
 def _make(
@@ -163,25 +193,34 @@ def _is_complete(folder: Path, requirements: Sequence[str]) -> bool:
     return python.exists() or not python.is_symlink()
 
 
-def _make_dependencies(python: Path, folder: Path) -> None:
-    done = _run([str(python), "-I", "-m", "venv", str(folder)])
+def _make_dependencies(python: Python, folder: Path) -> None:
+    done = _run([str(python.path), "-I", "-m", "venv", str(folder)])
     if done.returncode != 0:
         raise ConversionError(
-            f"{python} cannot make virtual environments: {_last_line(done)}; install its venv module "
-            "(on Debian: apt install python3.11-venv) or name another Python with --toolkit-python"
+            f"{python.path} cannot make virtual environments: {_last_line(done)}; install its venv module "
+            f"(on Debian: apt install python{python.version}-venv) or name another Python with --toolkit-python"
         )
     _pip(folder, *DEPENDENCIES)
 
 
 def _make_toolkit(dependencies: Path, version: str, folder: Path) -> None:
     # Its own requirements would bring torch.
-    _pip(dependencies, "--no-deps", "--target", str(folder), f"rknn-toolkit2=={version}")
+    _pip(dependencies, "--no-deps", "--target", str(folder), *_toolkit_requirements(version))
 
 
 def _pip(environment: Path, *arguments: str) -> None:
     python = environment / "bin" / "python"
     # Most of what is installed is never imported, so it is not compiled either.
-    options = ("--no-compile", "--no-input", "--disable-pip-version-check", "--quiet", "--only-binary", ":all:")
+    # A pip.conf may ask for installing into the home folder.
+    options = (
+        "--no-user",
+        "--no-compile",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+    )
     done = _run([str(python), "-I", "-m", "pip", "install", *options, *arguments])
     if done.returncode != 0:
         if _NO_SPACE in done.stderr:

@@ -1,5 +1,6 @@
-"""The folder of a converted model: made beside its place and moved there whole, the manifest written last."""
+"""The folder of a converted model: made beside its place, or within where that cannot move, and put there whole."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -23,21 +24,31 @@ FORMAT = 1
 # Hidden, so that a store which searches the folder above does not take it for a model.
 _WORKSPACE_PREFIX = ".tmp-"
 _STALE_S = 86_400.0
+_FILE_SYSTEM = "lost+found"
+"""What a file system of its own may hold before anything is put there."""
+
+
+def check(out: Path) -> None:
+    """Raise `UsageError` if `out` is a file, or a folder with other things than a former conversion."""
+    _check_replaceable(_resolved(out))
 
 
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
     """Give an empty folder that takes the place of `out` when the block ends well, and vanishes otherwise.
 
-    `out` may be missing, empty, or hold a former conversion and nothing else. Raises `UsageError` for another one, at
-    once, and `ConversionError` if it cannot be written.
+    `out` may be missing, empty, or hold a former conversion and nothing else; it may be a mount point, or the one
+    folder that can be written, and then gets the files one by one. Raises `UsageError` for another one, at once, and
+    `ConversionError` if it cannot be written.
     """
-    out = out.absolute()
+    out = _resolved(out)
     _check_replaceable(out)
+    is_fixed = out.is_dir() and (out.is_mount() or not os.access(out.parent, os.W_OK))
+    place = out if is_fixed else out.parent
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE_PREFIX}{out.name}-", dir=out.parent))
+        place.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place, out.name)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE_PREFIX}{out.name}-", dir=place))
     except OSError as error:
         raise _unwritable(out, error) from error
     try:
@@ -45,7 +56,10 @@ def workspace(out: Path) -> Iterator[Path]:
         try:
             yield folder
             _check_replaceable(out)
-            _replace(out, folder)
+            if is_fixed:
+                _fill(out, folder)
+            else:
+                _replace(out, folder)
         except OSError as error:
             if isinstance(error, SpeechServerError):
                 raise
@@ -65,14 +79,11 @@ def write_manifest(
     toolkit: str,
     graphs: Sequence[GraphReport],
     more: Mapping[str, Mapping[str, Any]] | None = None,
-    context_frames: int | None = None,
 ) -> None:
     """Write `manifest.json` for all that lies in `folder`. Raises `OSError`.
 
-    `source` is the name and sha256 of what was converted, `more` further keys; `context_frames` is noted with graphs
-    that run in windows.
+    `source` is the name and sha256 of what was converted, `more` further keys.
     """
-    context = {} if context_frames is None else {"context_frames": context_frames}
     manifest = {
         "format": FORMAT,
         "kind": kind,
@@ -89,13 +100,14 @@ def write_manifest(
                 "file": graph.file,
                 "golden": graph.golden,
                 "frames": graph.frames,
-                **context,
+                **({} if graph.context_frames is None else {"context_frames": graph.context_frames}),
                 # JSON knows no infinity.
                 "snr_db": round(min(graph.snr_db, 999.0), 2),
                 "max_abs_error": graph.max_abs_error,
                 "seconds": round(graph.seconds, 2),
                 "cpu_layers": list(graph.cpu_layers),
                 "regtask_lines": graph.regtask_lines,
+                "errors": list(graph.errors),
             }
             for graph in graphs
         ],
@@ -111,21 +123,34 @@ def _facts(path: Path) -> dict[str, int | str]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def _resolved(out: Path) -> Path:
+    """Return where a symbolic link leads to, which is replaced and not the link."""
+    return Path(os.path.realpath(out))
+
+
 def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder for the converted model")
-    present = {path.name for path in out.iterdir()}
+    workspaces = f"{_WORKSPACE_PREFIX}{out.name}-"
     try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
-        known = {MANIFEST, *manifest["files"]} if {"format", "layout", "target"} <= manifest.keys() else set()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = set()
-    if foreign := sorted(present - known):
+        present = {path.name for path in out.iterdir() if not path.name.startswith(workspaces)}
+    except OSError as error:
+        raise UsageError(f"{out} cannot be read ({error.strerror}); name another folder") from error
+    if foreign := sorted(present - _former(out) - {_FILE_SYSTEM}):
         raise UsageError(
             f"{out} holds {foreign[0]}, which is not of a former conversion; name another folder or an empty one"
         )
+
+
+def _former(out: Path) -> set[str]:
+    """Return the names of a former conversion's files."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+        return {MANIFEST, *manifest["files"]} if {"format", "layout", "target"} <= manifest.keys() else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def _replace(out: Path, folder: Path) -> None:
@@ -137,14 +162,46 @@ def _replace(out: Path, folder: Path) -> None:
     try:
         out.rename(aside)
         folder.rename(out)
-    finally:
+    except BaseException as error:
+        if not out.exists():
+            aside.rename(out)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
+        # A mount point that does not look like one: of the same file system as the folder above.
+        if not isinstance(error, OSError) or error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        _fill(out, folder)
+        return
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_stale(out: Path) -> None:
+def _fill(out: Path, folder: Path) -> None:
+    """Move files into a folder that stays where it is; the manifest goes first and comes last."""
+    aside = Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE_PREFIX}{out.name}-", dir=out))
+    present = {path.name for path in out.iterdir()}
+    former = sorted(_former(out) & present, key=lambda name: name != MANIFEST)
+    names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name == MANIFEST, name))
+    try:
+        for name in former:
+            (out / name).rename(aside / name)
+        for name in names:
+            shutil.move(folder / name, out / name)
+    except BaseException:
+        for name in names:
+            if name not in former or (aside / name).exists():
+                (out / name).unlink(missing_ok=True)
+        for name in reversed(former):
+            if (aside / name).exists():
+                (aside / name).rename(out / name)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_stale(place: Path, name: str) -> None:
     """Remove what a process that was killed left behind."""
     oldest = time.time() - _STALE_S
-    for folder in out.parent.glob(f"{_WORKSPACE_PREFIX}{glob.escape(out.name)}-*"):
+    for folder in place.glob(f"{_WORKSPACE_PREFIX}{glob.escape(name)}-*"):
         with suppress(OSError):
             if folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Piper voices for an NPU: the decoder converted to windows of one width, the rest left to the CPU."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,14 @@ LAYOUT = "piper-parts"
 _FRAMES = {"rk3566": 32, "rk3568": 32}
 _USUAL_FRAMES = 55
 """Window widths that compile without register overflows on every SoC and with every toolkit."""
+_LEAST_USEFUL = 0.27
+"""Share of a window's frames that should be its result, the others being context: 15 of 55."""
+_TIMEOUT_S = 600.0
 _THREADS = 2
 _SEED = 20_241
 _MOST_PHONEMES = 1024
 _MARKS = ("^", "_", "$")
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,17 @@ class _Voice:
     """File or folder name, and sha256."""
 
 
+def check_voice(source: Path, target: str, out: Path, options: ConvertOptions) -> None:
+    """Raise what `convert_voice` would raise, as far as can be told at once."""
+    check_target(target)
+    if options.seconds is not None:
+        raise UsageError("--seconds is for recognisers; the width of a voice's windows is set with --frames N")
+    if options.frames is not None and options.frames < 1:
+        raise UsageError(f"--frames {options.frames} must be 1 or more")
+    output.check(out)
+    VoiceConfig.read(_files(source)[1]["config"])
+
+
 def convert_voice(
     source: Path, target: str, out: Path, options: ConvertOptions, toolkit: Toolkit, cache_dir: Path
 ) -> ConversionReport:
@@ -55,9 +71,7 @@ def convert_voice(
     Blocks for some seconds. Raises `UsageError` for a wrong target, width or `out`; `ModelError` for a voice that is
     missing, broken or has no place to cut; `ConversionError` if the toolkit fails or its result cannot be trusted.
     """
-    check_target(target)
-    if options.frames is not None and options.frames < 1:
-        raise UsageError(f"--frames {options.frames} must be 1 or more")
+    check_voice(source, target, out, options)
     with output.workspace(out) as folder:
         voice = _read(source, cache_dir)
         frames = _width(voice, target, options)
@@ -73,13 +87,13 @@ def convert_voice(
             target=target,
             toolkit=toolkit.version,
             graphs=(graph,),
-            context_frames=voice.context_frames,
             more={"parts": _description(voice.parts, voice.decoder)},
         )
     return ConversionReport(out, target, toolkit.version, (graph,))
 
 
-def _read(source: Path, cache_dir: Path) -> _Voice:
+def _files(source: Path) -> tuple[str, Mapping[str, Path]]:
+    """Return the name of a voice and its files by role. Raises `UsageError` or `ModelFileMissing`."""
     if source.is_dir():
         found = piper.detect(source)
         if not found.manifests:
@@ -88,11 +102,14 @@ def _read(source: Path, cache_dir: Path) -> _Voice:
         if len(found.manifests) > 1:
             names = ", ".join(manifest.name for manifest in found.manifests)
             raise UsageError(f"{source} holds {len(found.manifests)} voices ({names}); name the .onnx file of one")
-        name, files = found.manifests[0].name, dict(found.manifests[0].files)
-    elif source.suffix == ".onnx":
-        name, files = source.stem, {"graph": source, "config": source.with_name(f"{source.name}.json")}
-    else:
-        raise UsageError(f"{source} is no voice; name a VOICE.onnx or a folder with its encoder, decoder and config")
+        return found.manifests[0].name, found.manifests[0].files
+    if source.suffix == ".onnx":
+        return source.stem, {"graph": source, "config": source.with_name(f"{source.name}.json")}
+    raise UsageError(f"{source} is no voice; name a VOICE.onnx or a folder with its encoder, decoder and config")
+
+
+def _read(source: Path, cache_dir: Path) -> _Voice:
+    name, files = _files(source)
     config = VoiceConfig.read(files["config"])
     try:
         parts = load_parts(files, cache_dir)
@@ -130,6 +147,16 @@ def _width(voice: _Voice, target: str, options: ConvertOptions) -> int:
         raise UsageError(
             f"{chosen} too few for {voice.name}, which needs {voice.context_frames} of context on either side of a "
             f"window; set --frames {least} or more"
+        )
+    used = frames - 2 * voice.context_frames
+    if used < _LEAST_USEFUL * frames:
+        _LOGGER.warning(
+            "only %d of %d frames of each window of %s are used, the others are context: the NPU computes %.1f times "
+            "what is heard; take more frames with --frames N as long as no register overflows, or leave it to the CPU",
+            used,
+            frames,
+            voice.name,
+            frames / used,
         )
     return frames
 
@@ -206,8 +233,9 @@ def _convert_decoder(
             inputs=golden.inputs,
             out=folder / "decoder.rknn",
             custom_string=_custom_string(voice, frames),
-            timeout_s=options.timeout_s,
+            timeout_s=options.timeout_s or _TIMEOUT_S,
             allow_regtask=options.allow_regtask,
+            smaller="take fewer frames with --frames N",
         )
     )
     graph.unlink()
@@ -224,6 +252,8 @@ def _convert_decoder(
         regtask_lines=built.regtask_lines,
         rknn_bytes=built.rknn.stat().st_size,
         log=built.log,
+        context_frames=voice.context_frames,
+        errors=built.errors,
     )
 
 

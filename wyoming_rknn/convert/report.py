@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wyoming_rknn.convert.toolkit import TIMEOUT_S
 from wyoming_rknn.npu.selftest import FLOOR_DB
 
 
@@ -13,10 +12,10 @@ class ConvertOptions:
 
     frames: int | None = None
     """Width of a voice's decoder window (default: 55, on rk3566 and rk3568 32)."""
-    seconds: tuple[int, ...] = (3, 5, 10, 20)
-    """Buckets of a recogniser that is made static."""
-    timeout_s: float = TIMEOUT_S
-    """For one graph."""
+    seconds: tuple[int, ...] | None = None
+    """Buckets of a recogniser that is made static (default: 3, 5, 10 and 20)."""
+    timeout_s: float | None = None
+    """For one graph (default: 600 of a voice, 3600 of a recogniser)."""
     allow_regtask: bool = False
     """Keep a build whose log says that values did not fit into the NPU's registers."""
     floor_db: float = FLOOR_DB
@@ -38,6 +37,15 @@ class GraphReport:
     regtask_lines: int
     rknn_bytes: int
     log: Path
+    context_frames: int | None = None
+    """Of a graph that runs in windows: frames on either side that are computed for the sake of the others."""
+    errors: tuple[str, ...] = ()
+    """What the compiler complained of, other than registers."""
+
+    @property
+    def used_frames(self) -> int:
+        """Return how many frames of a window are its result."""
+        return self.frames - 2 * (self.context_frames or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ _TIE = 0.01
 _THREADS = 2
 _SECONDS = range(1, 31)
 """The model was trained on less than half a minute."""
+_USUAL_SECONDS = (3, 5, 10, 20)
+_TIMEOUT_S = 3600.0
+"""A graph of full size takes 2 to 6 minutes on two fast cores."""
 _ROW_S = 0.06
 _AM_MVN, _EMBEDDING = "am.mvn", "embedding.npy"
 _NOTES = (
@@ -120,7 +123,7 @@ class _Conversion:
         model = static.read(self.source.graphs[0])
         embedding = sensevoice_static.embedding_of(model.graph)
         np.save(self.folder / _EMBEDDING, embedding)
-        for seconds in sorted(set(self.options.seconds), reverse=True):
+        for seconds in sorted(set(_seconds(self.options)), reverse=True):
             frames = sensevoice_static.frames_for(seconds)
             yield self._bucket(sensevoice_static.fix(model, frames), embedding, seconds)
 
@@ -148,8 +151,11 @@ class _Conversion:
                 inputs=tried.golden.inputs,
                 out=self.folder / f"{stem}.rknn",
                 custom_string=self._notes(frames, rescaled),
-                timeout_s=self.options.timeout_s,
+                timeout_s=self.options.timeout_s or _TIMEOUT_S,
                 allow_regtask=self.options.allow_regtask,
+                smaller="leave the longest graph out"
+                if self.source.is_static
+                else "take shorter graphs with --seconds LIST",
             )
         )
         graph.unlink()
@@ -174,6 +180,7 @@ class _Conversion:
             regtask_lines=built.regtask_lines,
             rknn_bytes=built.rknn.stat().st_size,
             log=built.log,
+            errors=built.errors,
         )
         return _Made(report, share, rescaled)
 
@@ -230,6 +237,20 @@ class _Conversion:
             )
 
 
+def check_sensevoice(source: Path, target: str, out: Path, options: ConvertOptions) -> None:
+    """Raise what `convert_sensevoice` would raise, as far as can be told at once."""
+    check_target(target)
+    if options.frames is not None:
+        raise UsageError("--frames is for voices; the lengths of a recogniser's graphs are set with --seconds LIST")
+    wrong = [str(seconds) for seconds in _seconds(options) if seconds not in _SECONDS]
+    if wrong or not _seconds(options):
+        raise UsageError(
+            f"--seconds {','.join(wrong) or '(none)'} must be whole numbers from {_SECONDS[0]} to {_SECONDS[-1]}"
+        )
+    output.check(out)
+    sensevoice_source.find(source)
+
+
 def convert_sensevoice(
     source: Path, target: str, out: Path, options: ConvertOptions, toolkit: Toolkit, cache_dir: Path
 ) -> ConversionReport:
@@ -240,12 +261,7 @@ def convert_sensevoice(
     toolkit fails or its result cannot be trusted; `EngineError` if espeak-ng cannot say what the model is tried with.
     """
     del cache_dir
-    check_target(target)
-    wrong = [str(seconds) for seconds in options.seconds if seconds not in _SECONDS]
-    if wrong or not options.seconds:
-        raise UsageError(
-            f"--seconds {','.join(wrong) or '(none)'} must be whole numbers from {_SECONDS[0]} to {_SECONDS[-1]}"
-        )
+    check_sensevoice(source, target, out, options)
     with output.workspace(out) as folder:
         model = sensevoice_source.read(source)
         shutil.copyfile(model.tokens, folder / model.tokens.name)
@@ -269,6 +285,10 @@ def convert_sensevoice(
             },
         )
     return ConversionReport(out, target, toolkit.version, reports)
+
+
+def _seconds(options: ConvertOptions) -> tuple[int, ...]:
+    return _USUAL_SECONDS if options.seconds is None else options.seconds
 
 
 def agreement(layout: Layout, reference: Mapping[str, Tensor], simulated: Mapping[str, Tensor]) -> float:

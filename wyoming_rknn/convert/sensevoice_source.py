@@ -36,6 +36,14 @@ class Source:
 
 
 def read(path: Path) -> Source:
+    """Read the model that is meant by a graph or a folder.
+
+    Raises what `find` raises, and `ModelInvalid` for one that is broken.
+    """
+    return _source(find(path), None if path.is_dir() else path)
+
+
+def find(path: Path) -> Manifest:
     """Find the model that is meant by a graph or a folder.
 
     Raises `ModelFileMissing` if there is none, `UsageError` if a folder holds several, `ConversionError` for one in 8
@@ -64,7 +72,7 @@ def read(path: Path) -> Source:
         raise ModelFileMissing(
             f"{path} is no SenseVoice model; name its model.onnx, with its tokens and am.mvn beside it"
         )
-    return _source(whole[0], None if path.is_dir() else path)
+    return whole[0]
 
 
 def _has(manifest: Manifest, path: Path) -> bool:
@@ -74,9 +82,12 @@ def _has(manifest: Manifest, path: Path) -> bool:
 def _source(manifest: Manifest, only: Path | None) -> Source:
     files = manifest.files
     graphs = (only,) if only is not None else tuple(files_of.graphs(files))
-    header = onnx_header.read(graphs[0])
     try:
-        sha256 = _sha256(graphs)
+        headers = [onnx_header.read(graph) for graph in graphs]
+        weights = {
+            graph.parent / name for graph, head in zip(graphs, headers, strict=True) if head for name in head.external
+        }
+        sha256 = _sha256((*graphs, *sorted(weights)))
     except OSError as error:
         raise ModelInvalid(f"{graphs[0]} cannot be read: {error}; check its permissions") from error
     return Source(
@@ -87,7 +98,7 @@ def _source(manifest: Manifest, only: Path | None) -> Source:
         vocabulary=len(tokens.read(files[files_of.TOKENS_ROLE])),
         cmvn=read_cmvn(files[files_of.CMVN_ROLE]) if files_of.CMVN_ROLE in files else None,
         embedding=read_embedding(files[files_of.EMBEDDING_ROLE]) if files_of.EMBEDDING_ROLE in files else None,
-        metadata={} if header is None else header.metadata,
+        metadata={} if headers[0] is None else headers[0].metadata,
         sha256=sha256,
     )
 

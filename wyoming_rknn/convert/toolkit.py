@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -24,6 +26,9 @@ from wyoming_rknn.runtime.graph import Tensor
 TARGETS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b")
 TIMEOUT_S = 600.0
 
+_LOG = "toolkit.log"
+_MOST_ERRORS = 3
+"""Messages of the compiler that a warning quotes."""
 _WORKER = Path(__file__).with_name("worker.py")
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,6 +52,8 @@ class BuildRequest:
     timeout_s: float = TIMEOUT_S
     allow_regtask: bool = False
     """Keep a build whose log says that values did not fit into the NPU's registers."""
+    smaller: str = "take a smaller graph"
+    """What to do if values do not fit into the NPU's registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +66,11 @@ class Built:
     cpu_layers: tuple[str, ...]
     """Layers that the compiler left to the CPU, "Reshape:z_rs"; inputs and outputs do not count."""
     log: Path
-    """All that the toolkit said."""
+    """All that the toolkit said; the next build of the same name replaces it."""
     seconds: float
     regtask_lines: int
+    errors: tuple[str, ...] = ()
+    """Other error messages of the compiler."""
     peak_mb: int = 0
 
 
@@ -106,12 +115,17 @@ class VendorToolkit:
         _LOGGER.info("converting %s with rknn-toolkit2 %s", label, self.version)
         started = time.monotonic()
         log = self._log_path(request)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=request.out.parent) as folder:
-            answer, ending = self._run(request, Path(folder), log)
-            found = CompilerLog.parse(log.read_text(encoding="utf-8", errors="replace"))
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=request.out.parent) as name:
+            folder = Path(name)
+            try:
+                answer, ending = self._run(request, folder)
+                # Not the one in the folder of logs: another process may build what has the same name.
+                found = CompilerLog.parse((folder / _LOG).read_text(encoding="utf-8", errors="replace"))
+            finally:
+                _keep(folder / _LOG, log)
             if ending or "failed" in answer:
                 raise self._failure(label, answer, ending, found, log)
-            simulated = _read(Path(folder) / "simulated.npz")
+            simulated = _read(folder / "simulated.npz")
         seconds = time.monotonic() - started
         if simulated is None or self._targets(request.out) != (request.target,):
             missing = "usable file" if simulated is not None else "simulated output"
@@ -119,7 +133,7 @@ class VendorToolkit:
                 f"rknn-toolkit2 {self.version} says that it converted {label} but left no {missing}; its log is {log}"
             )
         if found.regtask and not request.allow_regtask:
-            raise self._register_overflow(label, found, log)
+            raise self._register_overflow(label, request, found, log)
         if not found.layers:
             _LOGGER.warning("the log of %s has no layer plan, so what the NPU leaves to the CPU is unknown", label)
         if found.regtask:
@@ -128,6 +142,14 @@ class VendorToolkit:
                 label,
                 found.regtask,
             )
+        if found.errors:
+            _LOGGER.warning(
+                "rknn-toolkit2 reports success for %s but also %d errors: %s; the log is %s",
+                label,
+                len(found.errors),
+                "; ".join(error[:200] for error in found.errors[:_MOST_ERRORS]),
+                log,
+            )
         return Built(
             rknn=request.out,
             simulated=simulated,
@@ -135,10 +157,11 @@ class VendorToolkit:
             log=log,
             seconds=seconds,
             regtask_lines=found.regtask,
+            errors=found.errors,
             peak_mb=answer.get("peak_mb", 0),
         )
 
-    def _run(self, request: BuildRequest, folder: Path, log: Path) -> tuple[dict[str, Any], str]:
+    def _run(self, request: BuildRequest, folder: Path) -> tuple[dict[str, Any], str]:
         """Run the worker; returns its answer and how it ended, "" if as it should."""
         inputs, answer = folder / "inputs.npz", folder / "answer.json"
         np.savez(inputs, **{name: np.ascontiguousarray(value) for name, value in request.inputs.items()})  # type: ignore[arg-type]
@@ -157,7 +180,7 @@ class VendorToolkit:
         (folder / "request.json").write_text(json.dumps(message))
         # -P, since the modules beside the worker have the names of others.
         command = [str(self.environment.python), "-s", "-P", str(self.worker)]
-        with log.open("xb") as output:
+        with (folder / _LOG).open("xb") as output:
             try:
                 child = subprocess.Popen(
                     [*command, str(folder / "request.json"), str(os.getpid())],
@@ -200,10 +223,10 @@ class VendorToolkit:
             f"{f' ({reason[:200]})' if reason != message else ''}{self._other_version('; ')}; its log is {log}"
         )
 
-    def _register_overflow(self, label: str, found: CompilerLog, log: Path) -> ConversionError:
+    def _register_overflow(self, label: str, request: BuildRequest, found: CompilerLog, log: Path) -> ConversionError:
         return ConversionError(
             f"{label} does not fit the NPU: {found.regtask} values exceed its registers (REGTASK), though the toolkit "
-            f"reports success; take fewer frames with --frames N{self._other_version(', ')}, or keep it at your own "
+            f"reports success; {request.smaller}{self._other_version(', ')}, or keep it at your own "
             f"risk with --allow-regtask; the log is {log}"
         )
 
@@ -220,15 +243,12 @@ class VendorToolkit:
     def _log_path(self, request: BuildRequest) -> Path:
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)
-            name = "".join(char if char.isalnum() or char in "-_." else "-" for char in request.name)
-            path = self.log_dir / f"{name}-{request.target}-{self.version}.log"
-            # A new file each time: another process may still be writing the old one.
-            path.unlink(missing_ok=True)
         except OSError as error:
             raise ConversionError(
                 f"{self.log_dir} cannot be written ({error.strerror}); choose another folder with --cache-dir"
             ) from error
-        return path
+        name = "".join(char if char.isalnum() or char in "-_." else "-" for char in request.name)
+        return self.log_dir / f"{name}-{request.target}-{self.version}.log"
 
 
 def check_target(target: str) -> None:
@@ -243,6 +263,21 @@ def _read(path: Path) -> dict[str, NDArray[np.float32]] | None:
             return {name: np.asarray(stored[name], np.float32) for name in stored.files}
     except (OSError, ValueError, EOFError):
         return None
+
+
+def _keep(log: Path, path: Path) -> None:
+    """Put a log into the folder of logs, which may lie on another file system, whole and in place of an older one."""
+    if not log.exists():
+        return
+    fresh = path.with_name(f".tmp-{os.getpid()}-{time.monotonic_ns()}.log")
+    try:
+        shutil.copyfile(log, fresh)
+        fresh.replace(path)
+    except OSError as error:
+        # A build is not worth less for it.
+        _LOGGER.warning("the log %s cannot be written (%s); choose another folder with --cache-dir", path, error)
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:

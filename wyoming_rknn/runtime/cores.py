@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from wyoming_rknn.errors import AcceleratorError
+from wyoming_rknn.runtime.accelerator import AcceleratorBusy
 
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -116,10 +117,13 @@ class _Core:
 
 
 class Cores:
-    """The cores and their threads. Thread-safe."""
+    """The cores and their threads. Thread-safe.
 
-    def __init__(self, count: int, name: str = "npu") -> None:
-        self._name = name
+    `prepare_thread` is called once in each core's thread, before its first call.
+    """
+
+    def __init__(self, count: int, prepare_thread: Callable[[], None] = lambda: None) -> None:
+        self._prepare_thread = prepare_thread
         # Reentrant, since a collected accelerator stops its cores in whatever thread and place that happens.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
@@ -128,7 +132,7 @@ class Cores:
         self._stopped = False
         # There since the beginning, because no thread can be started any more when the interpreter ends.
         self._freeing: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        threading.Thread(target=_serve_all, args=(self._freeing,), name=f"{name}-free", daemon=True).start()
+        threading.Thread(target=_serve_all, args=(self._freeing,), name="npu freeing", daemon=True).start()
 
     def __len__(self) -> int:
         return len(self._cores)
@@ -136,8 +140,9 @@ class Cores:
     def run(self, contexts: Sequence[_C], work: Callable[[_C], _T], timeout_s: float) -> _T:
         """Call `work` with one of `contexts` in a core's thread and return its result.
 
-        Waits `timeout_s` at most for a core and as long again for the call. Raises `AcceleratorError` when that time
-        is up, or at once if no core is left that `contexts` could use; and whatever `work` raises.
+        Waits `timeout_s` at most for a core and as long again for the call. Raises `AcceleratorBusy` if no core was
+        free in that time, `AcceleratorError` if the call took longer, or at once if no core is left that `contexts`
+        could use; and whatever `work` raises.
         """
         with self._lock:
             call = _Call(contexts, work, self._lock)
@@ -145,7 +150,9 @@ class Cores:
             self._dispatch()
             if not call.changed.wait_for(lambda: call.context is not None or call.done, timeout_s):
                 self._waiting.remove(call)
-                raise AcceleratorError(f"no core of the NPU was free within {timeout_s:g} s; it has too much to do")
+                raise AcceleratorBusy(
+                    f"no core of the NPU was free within {timeout_s:g} s; let it do less at once, with --max-requests"
+                )
             left_s = call.begun_s + timeout_s - time.monotonic()
             if not call.changed.wait_for(lambda: call.done, left_s):
                 self._give_up(call)
@@ -232,7 +239,7 @@ class Cores:
 
     def _begin(self, core: _Core, call: _Call[Any], context: Context) -> None:
         if core.thread is None:
-            thread = threading.Thread(target=self._serve, args=(core,), name=f"{self._name}-{core.number}", daemon=True)
+            thread = threading.Thread(target=self._serve, args=(core,), name=f"npu core {core.number}", daemon=True)
             thread.start()
             core.thread = thread
         context.busy = True
@@ -249,6 +256,7 @@ class Cores:
         self._dispatch()
 
     def _serve(self, core: _Core) -> None:
+        self._prepare_thread()
         while True:
             with self._lock:
                 core.changed.wait_for(lambda: core.call is not None or self._stopped)

@@ -1,17 +1,24 @@
 """What graphs on an NPU have in common, whatever library runs them: fixed shapes, checks, cores, and an end."""
 
+import logging
+import threading
 import weakref
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from wyoming_rknn.errors import AcceleratorError, EngineError
+from wyoming_rknn.errors import AcceleratorError, EngineError, ModelFileMissing
 from wyoming_rknn.runtime import rknn_abi as abi
+from wyoming_rknn.runtime.accelerator import LOAD_TIMEOUT_S, RUN_TIMEOUT_S, AcceleratorBusy
 from wyoming_rknn.runtime.cores import Context, Cores, forget
 from wyoming_rknn.runtime.graph import Cancellation, Tensor, TensorSpec
+
+_LOGGER = logging.getLogger(__name__)
 
 FLOAT16_MAX = 65504.0
 """The largest number of a 16-bit float."""
@@ -111,8 +118,9 @@ class FixedGraph:
     def run(self, feeds: Mapping[str, Tensor], cancellation: Cancellation | None = None) -> dict[str, Tensor]:
         """Compute all outputs as float32 arrays. Thread-safe; a run that has begun is not interrupted.
 
-        Raises `EngineError` for feeds that do not fit, and `AcceleratorError` for numbers that 16-bit floats cannot
-        hold, and when the NPU fails, hangs, or gives what cannot be right.
+        Raises `EngineError` for feeds that do not fit, `AcceleratorBusy` if no core was free in time, and
+        `AcceleratorError` for numbers that 16-bit floats cannot hold, and when the NPU fails, hangs, or gives what
+        cannot be right.
         """
         if self._closed:
             raise self._is_closed()
@@ -122,7 +130,8 @@ class FixedGraph:
         except AcceleratorError as error:
             if self._closed:
                 raise self._is_closed() from None
-            raise AcceleratorError(f"{self._name}: {error}") from error
+            kind = AcceleratorBusy if isinstance(error, AcceleratorBusy) else AcceleratorError
+            raise kind(f"{self._name}: {error}") from error
         if all(not result.any() for result in results):
             raise AcceleratorError(f"{self._name}: the NPU gave zeros only; `wyoming-rknn doctor` tests it")
         if self._check_finite:
@@ -171,15 +180,36 @@ class FixedGraph:
         return EngineError(f"{self._name} was closed and cannot run any more")
 
 
-class GraphLoader:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a library made of a file."""
+
+    contexts: Sequence[ComputingContext]
+    inputs: Sequence[NpuTensor]
+    outputs: Sequence[NpuTensor]
+    metadata: Mapping[str, str]
+
+
+class GraphLoader(ABC):
     """What accelerators have in common: cores, the graphs loaded for them, and the end of both.
+
+    `prepare_thread` is called in each thread that calls the library, before it does. A graph that is not loaded within
+    `load_timeout_s` seconds is given up.
 
     Contexts that nobody freed are freed when the interpreter ends: an NPU whose user left them behind may hang until
     the next boot.
     """
 
-    def __init__(self, cores: int) -> None:
-        self._cores = Cores(max(1, cores))
+    def __init__(
+        self,
+        cores: int,
+        prepare_thread: Callable[[], None] = lambda: None,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
+        self._prepare_thread = prepare_thread
+        self._load_timeout_s = load_timeout_s
+        self._load_failure = ""
+        self._cores = Cores(max(1, cores), prepare_thread)
         self._graphs: weakref.WeakSet[FixedGraph] = weakref.WeakSet()
         self._finalizer = weakref.finalize(self, _shut, self._cores, self._graphs)
 
@@ -188,34 +218,107 @@ class GraphLoader:
         """Return how many graphs are computed at once."""
         return len(self._cores)
 
-    def close(self) -> None:
-        """Close all graphs and end the cores' threads; later calls change nothing."""
-        self._finalizer()
+    @property
+    def load_failure(self) -> str:
+        """Return why the NPU did not load the last graph that it should; "" if it did, or there was none."""
+        return self._load_failure
 
-    def _graph(
+    def load(
         self,
-        name: str,
-        contexts: Sequence[ComputingContext],
-        inputs: Sequence[NpuTensor],
-        outputs: Sequence[NpuTensor],
-        metadata: Mapping[str, str],
+        path: Path,
         *,
-        timeout_s: float,
-        check_finite: bool,
+        timeout_s: float = RUN_TIMEOUT_S,
+        check_finite: bool = True,
+        cores: int | None = None,
     ) -> FixedGraph:
+        """Load a `.rknn` file for `cores` of the cores, or for all. Blocks until it is loaded or the time is up.
+
+        Raises `ModelFileMissing`, `ModelInvalid` if the library refuses the file, `AcceleratorError` if the NPU cannot
+        be used or does not answer.
+        """
+        if not path.is_file():
+            raise ModelFileMissing(f"{path} does not exist")
+        count = self.cores if cores is None else max(1, min(cores, self.cores))
+        loading: Future[Loaded] = Future()
+        # Daemon: a library that never comes back must not keep the process alive.
+        threading.Thread(
+            target=_load,
+            args=(loading, self._prepare_thread, self._open, path, count),
+            name=f"npu loading {path.name}",
+            daemon=True,
+        ).start()
+        try:
+            loaded = self._in_time(loading, path)
+        except AcceleratorError as error:
+            self._load_failure = str(error)
+            raise
+        finally:
+            # Who is interrupted does not want it any more either; and the traceback would refer to itself.
+            loading.cancel()
+            del loading
+        self._load_failure = ""
         graph = FixedGraph(
-            name,
+            path.name,
             self._cores,
-            contexts,
-            inputs,
-            outputs,
-            metadata,
+            loaded.contexts,
+            loaded.inputs,
+            loaded.outputs,
+            loaded.metadata,
             timeout_s=timeout_s,
             check_finite=check_finite,
             owner=self,
         )
         self._graphs.add(graph)
+        if not self._finalizer.alive:
+            graph.close()
+            raise AcceleratorError("the NPU is not used any more, the program ends")
         return graph
+
+    def close(self) -> None:
+        """Close all graphs and end the cores' threads; later calls change nothing."""
+        self._finalizer()
+
+    @abstractmethod
+    def _open(self, path: Path, count: int) -> "Loaded":
+        """Load a file with `count` contexts. Raises what `load` does, and leaves nothing behind then."""
+
+    def _in_time(self, loading: "Future[Loaded]", path: Path) -> "Loaded":
+        try:
+            return loading.result(self._load_timeout_s)
+        except TimeoutError:
+            if not loading.cancel():
+                return loading.result()  # at the last moment
+            raise AcceleratorError(
+                f"the NPU did not load {path.name} within {self._load_timeout_s:g} s; reboot the board, and update "
+                "librknnrt and the NPU driver if that does not help"
+            ) from None
+        finally:
+            del loading
+
+
+def _load(
+    loading: "Future[Loaded]",
+    prepare_thread: Callable[[], None],
+    work: Callable[[Path, int], Loaded],
+    path: Path,
+    count: int,
+) -> None:
+    """Load a file, and free what came of it if nobody waits any more."""
+    try:
+        # What the library starts for itself inherits the thread's CPU cores.
+        prepare_thread()
+        loaded = work(path, count)
+    except BaseException as error:
+        if loading.set_running_or_notify_cancel():
+            loading.set_exception(error)
+    else:
+        if loading.set_running_or_notify_cancel():
+            loading.set_result(loaded)
+        else:
+            _LOGGER.info("%s was loaded too late and is freed", path.name)
+            forget(loaded.contexts)
+    finally:
+        del loading
 
 
 def _shut(cores: Cores, graphs: "weakref.WeakSet[FixedGraph]") -> None:

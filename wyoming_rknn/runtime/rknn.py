@@ -4,18 +4,18 @@ import ctypes
 import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from wyoming_rknn.errors import AcceleratorError, ModelFileMissing, ModelInvalid
+from wyoming_rknn.errors import AcceleratorError, ModelInvalid
 from wyoming_rknn.runtime import rknn_abi as abi
-from wyoming_rknn.runtime.accelerator import RUN_TIMEOUT_S, Versions
+from wyoming_rknn.runtime.accelerator import LOAD_TIMEOUT_S, Versions
 from wyoming_rknn.runtime.cores import forget
 from wyoming_rknn.runtime.graph import Tensor
-from wyoming_rknn.runtime.npu_graph import INTEGERS, ComputingContext, FixedGraph, GraphLoader, NpuTensor
+from wyoming_rknn.runtime.npu_graph import INTEGERS, ComputingContext, GraphLoader, Loaded, NpuTensor
 from wyoming_rknn.runtime.rknn_library import CallFailed, RknnLibrary, open_library
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,22 +27,38 @@ _MAX_TENSORS = 256
 _FOREIGN = "another librknnrt than this program knows; update one of them"
 
 
-def open_accelerator(library: Path | None, cores: int, has_core_masks: bool) -> "RknnAccelerator":
+def open_accelerator(
+    library: Path | None,
+    cores: int,
+    has_core_masks: bool,
+    *,
+    prepare_thread: Callable[[], None] = lambda: None,
+    load_timeout_s: float = LOAD_TIMEOUT_S,
+) -> "RknnAccelerator":
     """Open the NPU through `library`, or the one that the system keeps.
 
-    `cores` is how many cores the NPU has; `has_core_masks` tells whether a context can be tied to one. Raises
-    `RuntimeUnavailable` if there is no library that can be used. Whether there is an NPU shows when a graph is loaded.
+    `cores` is how many cores the NPU has; `has_core_masks` tells whether a context can be tied to one;
+    `prepare_thread` is called in each thread that calls the library. Raises `RuntimeUnavailable` if there is no library
+    that can be used. Whether there is an NPU shows when a graph is loaded.
     """
-    return RknnAccelerator(open_library(library), cores, has_core_masks)
+    return RknnAccelerator(open_library(library), cores, has_core_masks, prepare_thread, load_timeout_s)
 
 
 class RknnAccelerator(GraphLoader):
     """An NPU driven by librknnrt; an `Accelerator`."""
 
     name = "rknn"
+    shares_weights = True
 
-    def __init__(self, library: RknnLibrary, cores: int, has_core_masks: bool) -> None:
-        super().__init__(cores)
+    def __init__(
+        self,
+        library: RknnLibrary,
+        cores: int,
+        has_core_masks: bool,
+        prepare_thread: Callable[[], None] = lambda: None,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
+        super().__init__(cores, prepare_thread, load_timeout_s)
         self._library = library
         self._has_core_masks = has_core_masks
 
@@ -59,15 +75,9 @@ class RknnAccelerator(GraphLoader):
         """Return the file of the library."""
         return self._library.path
 
-    def load(self, path: Path, *, timeout_s: float = RUN_TIMEOUT_S, check_finite: bool = True) -> FixedGraph:
-        """Load a `.rknn` file, with one context per core that share its weights. Blocks.
-
-        Raises `ModelFileMissing`, `ModelInvalid` if the library refuses the file, `AcceleratorError` if the NPU cannot
-        be used.
-        """
-        if not path.is_file():
-            raise ModelFileMissing(f"{path} does not exist")
-        contexts = self._contexts(path)
+    def _open(self, path: Path, count: int) -> Loaded:
+        """Load a file, with contexts that share its weights."""
+        contexts = self._contexts(path, count)
         try:
             handle = contexts[0].handle
             self._library.learn_versions(handle)
@@ -81,17 +91,9 @@ class RknnAccelerator(GraphLoader):
         except BaseException:
             forget(contexts)
             raise
-        return self._graph(
-            path.name,
-            contexts,
-            [tensor for _, tensor in inputs],
-            [tensor for _, tensor in outputs],
-            metadata,
-            timeout_s=timeout_s,
-            check_finite=check_finite,
-        )
+        return Loaded(contexts, [tensor for _, tensor in inputs], [tensor for _, tensor in outputs], metadata)
 
-    def _contexts(self, path: Path) -> "list[RknnContext]":
+    def _contexts(self, path: Path, count: int) -> "list[RknnContext]":
         try:
             handle = self._library.init(path, _INIT_FLAGS)
         except CallFailed as error:
@@ -100,10 +102,10 @@ class RknnAccelerator(GraphLoader):
         contexts = [RknnContext(self._library, handle)]
         try:
             # Nothing but duplication may come between, not even a query.
-            while len(contexts) < self.cores:
+            while len(contexts) < count:
                 contexts.append(RknnContext(self._library, self._library.dup_context(handle)))
         except CallFailed as error:
-            _LOGGER.info("%s runs on %d of %d cores: %s", path.name, len(contexts), self.cores, error)
+            _LOGGER.info("%s runs on %d of %d cores: %s", path.name, len(contexts), count, error)
         # Fewer contexts than cores are better off with whatever core is idle.
         if self._has_core_masks and len(contexts) == self.cores > 1:
             self._pin(contexts)

@@ -175,7 +175,7 @@ def _check(function: str, status: int) -> None:
 
 
 def _functions(path: Path) -> "dict[str, ctypes._NamedFuncPointer]":
-    if path.parent != Path() and (reason := _why_not_loaded(path)):
+    if path.parent != Path() and (reason := why_not_loaded(path)):
         raise RuntimeUnavailable(reason)
     try:
         library = ctypes.CDLL(str(path))
@@ -193,7 +193,7 @@ def _functions(path: Path) -> "dict[str, ctypes._NamedFuncPointer]":
     return functions
 
 
-def _why_not_loaded(path: Path) -> str | None:
+def why_not_loaded(path: Path) -> str | None:
     """Return what is wrong with a library that can be told before it is loaded: a truncated one ends the process."""
     if not path.exists():
         return f"{path} does not exist; {_INSTALL}"

@@ -8,7 +8,6 @@ passes there, and only a self-test with a known result would notice.
 
 import contextlib
 import importlib
-import io
 import logging
 import math
 import platform
@@ -16,25 +15,29 @@ import re
 import sys
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from wyoming_rknn.errors import AcceleratorError, ModelFileMissing, ModelInvalid, RuntimeUnavailable
+from wyoming_rknn.errors import AcceleratorError, ModelInvalid, RuntimeUnavailable
 from wyoming_rknn.runtime import rknn_abi as abi
-from wyoming_rknn.runtime.accelerator import RUN_TIMEOUT_S, Versions
+from wyoming_rknn.runtime.accelerator import LOAD_TIMEOUT_S, Versions
 from wyoming_rknn.runtime.cores import forget
 from wyoming_rknn.runtime.graph import Tensor
-from wyoming_rknn.runtime.npu_graph import ComputingContext, FixedGraph, GraphLoader, NpuTensor
+from wyoming_rknn.runtime.npu_graph import ComputingContext, GraphLoader, Loaded, NpuTensor
+from wyoming_rknn.runtime.rknn_library import why_not_loaded
 
 _LOGGER = logging.getLogger(__name__)
 
 PACKAGE = "rknn-toolkit-lite2"
+LIBRARY = Path("/usr/lib/librknnrt.so")
+"""The only library that the package takes, wherever else there is one."""
 _ITS_LOGGER = "acuityLogger"
 _LEVELS = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG, logging.NOTSET)
+_STREAMS = ("stdout", "stderr")
 _NEWEST_PYTHON = (3, 12)
 _API = re.compile(r"API:\s*(?:version:?\s*)?(\S.*)")
 _DRIVER = re.compile(r"DRV:\s*(?:rknn_\w+:\s*)?(\S.*)")
@@ -42,13 +45,19 @@ _ERROR_NAME = re.compile(r"RKNN_ERR_\w+")
 _STATUS = {name: status for status, name in abi.ERROR_NAMES.items()}
 
 
-def open_accelerator(cores: int) -> "RknnLiteAccelerator":
+def open_accelerator(
+    cores: int,
+    *,
+    prepare_thread: Callable[[], None] = lambda: None,
+    load_timeout_s: float = LOAD_TIMEOUT_S,
+) -> "RknnLiteAccelerator":
     """Open the NPU, which has `cores` cores, through rknn-toolkit-lite2.
 
-    Raises `RuntimeUnavailable` if the package is not installed or cannot be imported here.
+    `prepare_thread` is called in each thread that calls the package. Raises `RuntimeUnavailable` if the package is not
+    installed, cannot be imported here, or lacks its library.
     """
     said = _Said.listen()
-    with _quiet(said):
+    with said.quiet():
         try:
             module = importlib.import_module("rknnlite.api")
         except ImportError as error:
@@ -57,16 +66,37 @@ def open_accelerator(cores: int) -> "RknnLiteAccelerator":
             raise RuntimeUnavailable(f"{PACKAGE} cannot be imported: {_one_line(error)}; install it again") from error
     if not hasattr(module, "RKNNLite"):
         raise RuntimeUnavailable(f"the module rknnlite is not that of {PACKAGE}; install it again")
-    return RknnLiteAccelerator(module, said, cores)
+    if (lack := library_lack()) is not None:
+        raise RuntimeUnavailable(lack)
+    return RknnLiteAccelerator(module, said, cores, prepare_thread, load_timeout_s)
+
+
+def library_lack() -> str | None:
+    """Return why the package finds no library, and what to do; `None` if it finds one."""
+    if (reason := why_not_loaded(LIBRARY)) is None:
+        return None
+    what = reason.partition("; ")[0].removeprefix(f"{LIBRARY} ")
+    return (
+        f"{PACKAGE} takes no library but {LIBRARY}, which {what}; install the board's rknpu2 runtime there, or make "
+        "that a link to librknnrt.so"
+    )
 
 
 class RknnLiteAccelerator(GraphLoader):
     """An NPU driven by rknn-toolkit-lite2; an `Accelerator`."""
 
     name = "rknn-lite"
+    shares_weights = False
 
-    def __init__(self, module: ModuleType, said: "_Said", cores: int) -> None:
-        super().__init__(cores)
+    def __init__(
+        self,
+        module: ModuleType,
+        said: "_Said",
+        cores: int,
+        prepare_thread: Callable[[], None] = lambda: None,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
+        super().__init__(cores, prepare_thread, load_timeout_s)
         self._module = module
         self._said = said
         self._versions = Versions("", "")
@@ -76,24 +106,18 @@ class RknnLiteAccelerator(GraphLoader):
         """Return the versions of librknnrt and the driver, each "" until a graph was loaded."""
         return self._versions
 
-    def load(self, path: Path, *, timeout_s: float = RUN_TIMEOUT_S, check_finite: bool = True) -> FixedGraph:
-        """Load a `.rknn` file once per core, since this package cannot share weights. Blocks.
-
-        Raises `ModelFileMissing`, `ModelInvalid` if the library refuses the file, `AcceleratorError` if the NPU cannot
-        be used.
-        """
-        if not path.is_file():
-            raise ModelFileMissing(f"{path} does not exist")
+    def _open(self, path: Path, count: int) -> Loaded:
+        """Load a file once per context, since this package cannot share weights."""
         contexts: list[LiteContext] = []
         try:
-            contexts.append(self._first(path))
-            while len(contexts) < self.cores:
+            contexts.append(self._first(path, count))
+            while len(contexts) < count:
                 core = len(contexts) if contexts[0].core is not None else None
-                contexts.append(LiteContext(self._open(path, core), core, self._said))
+                contexts.append(LiteContext(self._lite(path, core), core, self._said))
         except (AcceleratorError, ModelInvalid) as error:
             if not contexts:
                 raise
-            _LOGGER.info("%s runs on %d of %d cores: %s", path.name, len(contexts), self.cores, error)
+            _LOGGER.info("%s runs on %d of %d cores: %s", path.name, len(contexts), count, error)
         try:
             self._learn_versions(contexts[0].lite)
             inputs, outputs = _tensors(contexts[0].lite, path.name)
@@ -102,19 +126,19 @@ class RknnLiteAccelerator(GraphLoader):
             raise
         for context in contexts:
             context.outputs = outputs
-        return self._graph(path.name, contexts, inputs, outputs, {}, timeout_s=timeout_s, check_finite=check_finite)
+        return Loaded(contexts, inputs, outputs, {})
 
-    def _first(self, path: Path) -> "LiteContext":
-        # Where there is one core only, a mask is refused.
-        if self.cores > 1:
+    def _first(self, path: Path, count: int) -> "LiteContext":
+        # Where there is one core only, a mask is refused; fewer contexts than cores run on whatever core is idle.
+        if count == self.cores > 1:
             try:
-                return LiteContext(self._open(path, 0), 0, self._said)
+                return LiteContext(self._lite(path, 0), 0, self._said)
             except AcceleratorError as error:
                 _LOGGER.debug("contexts are not tied to cores of the NPU: %s", error)
-        return LiteContext(self._open(path, None), None, self._said)
+        return LiteContext(self._lite(path, None), None, self._said)
 
-    def _open(self, path: Path, core: int | None) -> Any:  # noqa: ANN401 - the package has no types
-        with _quiet(self._said):
+    def _lite(self, path: Path, core: int | None) -> Any:  # noqa: ANN401 - the package has no types
+        with self._said.quiet():
             lite = None
             try:
                 lite = self._module.RKNNLite(verbose=False)
@@ -145,7 +169,7 @@ class RknnLiteAccelerator(GraphLoader):
         raise refused(f"the NPU cannot load {path.name}: {function} failed ({cause}){fix}")
 
     def _learn_versions(self, lite: Any) -> None:  # noqa: ANN401
-        with _quiet(self._said):
+        with self._said.quiet():
             text = str(lite.get_sdk_version() or "")
         library, driver = (found[1].strip() if (found := pattern.search(text)) else "" for pattern in (_API, _DRIVER))
         versions = Versions(library, driver)
@@ -225,11 +249,17 @@ def _tensors(lite: Any, name: str) -> tuple[list[NpuTensor], list[NpuTensor]]:  
 
 
 class _Said(logging.Filter):
-    """Keeps the package's messages off stderr: they are logged at DEBUG, and kept for the error they may explain."""
+    """Keeps the package's messages off the terminal: they are logged at DEBUG, and kept for the error they may explain.
+
+    Thread-safe.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._kept = threading.local()
+        self._guard = threading.Lock()
+        self._inside = 0
+        self._names: dict[int, str] = {}
 
     @classmethod
     def listen(cls) -> "_Said":
@@ -259,29 +289,55 @@ class _Said(logging.Filter):
         self._kept.line = ""
         return line.removeprefix("Exception: ").removeprefix("E ")
 
+    @property
+    def listens(self) -> bool:
+        """Tell whether what this thread prints is the package's."""
+        listens: bool = getattr(self._kept, "listens", False)
+        return listens
 
-@contextlib.contextmanager
-def _quiet(said: _Said) -> Iterator[None]:
-    """Catch what the package prints, and give logging its level names back, which importing it replaces by letters."""
-    names = {level: logging.getLevelName(level) for level in _LEVELS}
-    printed = _Printed(said)
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Catch what the package prints in this thread, and give logging its level names back.
+
+        Importing it replaces them by letters. Several threads may be in here at once, and one that hangs never leaves.
+        """
+        with self._guard:
+            if self._inside == 0:
+                self._names = {level: logging.getLevelName(level) for level in _LEVELS}
+                for name in _STREAMS:
+                    if (stream := getattr(sys, name)) is not None:
+                        setattr(sys, name, _Routed(self, stream))
+            self._inside += 1
+        self._kept.listens = True
+        try:
             yield
-    finally:
-        for level, name in names.items():
-            logging.addLevelName(level, name)
+        finally:
+            self._kept.listens = False
+            with self._guard:
+                for level, text in self._names.items():
+                    logging.addLevelName(level, text)
+                self._inside -= 1
+                if self._inside == 0:
+                    for name in _STREAMS:
+                        if isinstance(stream := getattr(sys, name), _Routed):
+                            setattr(sys, name, stream.real)
 
 
-class _Printed(io.TextIOBase):
-    """Stands in for stdout and stderr."""
+class _Routed:
+    """Stands in for stdout or stderr: what threads print that use the package is noted, all else goes where it went."""
 
-    def __init__(self, said: _Said) -> None:
-        self._note = said.note
+    def __init__(self, said: _Said, real: TextIO) -> None:
+        self._said = said
+        self.real = real
 
     def write(self, text: str) -> int:
-        self._note(text)
+        if not self._said.listens:
+            return self.real.write(text)
+        self._said.note(text)
         return len(text)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.real, name)
 
 
 def _why_not_imported(error: ImportError) -> str:

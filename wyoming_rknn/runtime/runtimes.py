@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +53,7 @@ class Runtimes:
         # Beyond four the windows of one sentence are too small to be shared out.
         threads = settings.threads or min(4, len(cpus or os.sched_getaffinity(0)))
         refusals: list[str] = []
-        for name, opened in _openers(settings, board).items():
+        for name, opened in _openers(settings, board, partial(_pin, cpus)).items():
             try:
                 return cls(board, opened(), threads, cpus, tuple(refusals))
             except RuntimeUnavailable as error:
@@ -66,7 +67,15 @@ class Runtimes:
         for refusal in self.refusals:
             _LOGGER.log(level, "%s", refusal)
         if self.accelerator is not None:
-            _LOGGER.info("%s computes on %d NPU cores", _NAMES[self.accelerator.name], self.accelerator.cores)
+            doubt = (
+                "" if self.sees_device else ", if the driver is there: `wyoming-rknn doctor` sees no device it may use"
+            )
+            _LOGGER.info("%s computes on %d NPU cores%s", _NAMES[self.accelerator.name], self.accelerator.cores, doubt)
+
+    @property
+    def sees_device(self) -> bool:
+        """Tell whether the kernel shows an NPU that this process may open."""
+        return any(node.usable for node in self.board.devices)
 
     @property
     def npu_soc(self) -> str | None:
@@ -80,7 +89,7 @@ class Runtimes:
 
     def scheduler(self) -> Scheduler:
         """Return a scheduler for the devices, whose threads stay on the CPU cores that compute."""
-        return Scheduler(self.devices, prepare_thread=self._pin)
+        return Scheduler(self.devices, prepare_thread=partial(_pin, self.cpus))
 
     def load(self, model: Path | bytes) -> OnnxGraph:
         """Load an ONNX graph for the CPU. Raises `ModelFileMissing`, `ModelInvalid`."""
@@ -91,25 +100,29 @@ class Runtimes:
         if self.accelerator is not None:
             self.accelerator.close()
 
-    def _pin(self) -> None:
-        if self.cpus:
-            # A container may forbid what the machine has.
-            with suppress(OSError):
-                os.sched_setaffinity(0, self.cpus)
+
+def _pin(cpus: tuple[int, ...]) -> None:
+    """Keep the thread that calls this on `cpus`, or where it is if there are none."""
+    if cpus:
+        # A container may forbid what the machine has.
+        with suppress(OSError):
+            os.sched_setaffinity(0, cpus)
 
 
-def _openers(settings: Settings, board: Board) -> Mapping[str, Callable[[], Accelerator]]:
+def _openers(
+    settings: Settings, board: Board, prepare_thread: Callable[[], None]
+) -> Mapping[str, Callable[[], Accelerator]]:
     cores = max(1, board.npu_cores)
 
     def librknnrt() -> Accelerator:
         from wyoming_rknn.runtime import rknn
 
-        return rknn.open_accelerator(settings.rknn_library, cores, board.has_core_masks)
+        return rknn.open_accelerator(settings.rknn_library, cores, board.has_core_masks, prepare_thread=prepare_thread)
 
     def toolkit_lite() -> Accelerator:
         from wyoming_rknn.runtime import rknn_lite
 
-        return rknn_lite.open_accelerator(cores)
+        return rknn_lite.open_accelerator(cores, prepare_thread=prepare_thread)
 
     openers: dict[str, Callable[[], Accelerator]] = {RKNN: librknnrt, RKNN_LITE: toolkit_lite}
     if settings.runtime == ONNX:

@@ -99,6 +99,10 @@ class Scheduler:
         """Return what each device has done so far, by priority."""
         return {name: device.counts() for name, device in self._devices.items()}
 
+    def jobs(self, device: str) -> int:
+        """Return how many computations a device has done so far; none if there is no such device."""
+        return sum(count.jobs for count in self.counts().get(device, {}).values())
+
     def close(self, timeout_s: float = 0.0) -> bool:
         """Refuse further work, cancel what waits, and return whether all devices fell idle in time."""
         for device in self._devices.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from npu import stand_in
+from npu import stand_in, stand_in_lite
 from npu.building import build
 from onnx import TensorProto, helper
 
@@ -18,7 +18,7 @@ from wyoming_rknn.cli.doctor import computing, machine, verify
 from wyoming_rknn.cli.doctor.lines import Line, told
 from wyoming_rknn.errors import AcceleratorError, ModelInvalid, ModelNotFound, UsageError
 from wyoming_rknn.npu.selftest import Golden, Verdict, Verdicts, golden_path
-from wyoming_rknn.runtime import rknn_library
+from wyoming_rknn.runtime import rknn_library, rknn_lite
 from wyoming_rknn.runtime.accelerator import Versions
 from wyoming_rknn.runtime.board import Board, DeviceNode
 from wyoming_rknn.runtime.cpus import Cpu
@@ -55,6 +55,7 @@ class Accelerator:
         self.cores = cores
         self.answer = answer
         self.versions = Versions(versions.library, "")
+        self.load_failure = ""
         self.open = 0
         self.runs = 0
         self._versions = versions
@@ -386,9 +387,29 @@ def test_a_library_that_is_not_there(settings, nowhere):
     assert line.fix == "install the board's rknpu2 runtime or name the file with --rknn-library"
     assert only(computing.library(settings(runtime="rknn"), on(PC))).state == "fail"
     assert only(computing.library(settings(rknn_library=nowhere / "mine.so"), on(PC))).state == "fail"
-    # Where another one does its work it is not missed.
-    assert only(computing.library(settings(), on(ROCK_5B, Accelerator(name="rknn-lite")))).state == "ok"
+    # The other runtime needs it as well.
+    assert only(computing.library(settings(), on(ROCK_5B, Accelerator(name="rknn-lite")))).state == "warn"
     assert list(computing.library(settings(runtime="onnx"), on(ROCK_5B))) == []
+
+
+def test_the_only_library_that_rknn_lite_takes(settings, nowhere, tmp_path, monkeypatch):
+    monkeypatch.setattr(rknn_lite, "LIBRARY", library := tmp_path / "usr" / "librknnrt.so")
+    # One in another place is no help.
+    elsewhere = stand_in_lite.a_library()
+    line = only(computing.library(settings(runtime="rknn-lite", rknn_library=elsewhere), on(ROCK_5B)))
+    assert line == Line(
+        "library",
+        "fail",
+        f"rknn-toolkit-lite2 takes no library but {library}, which does not exist",
+        "install the board's rknpu2 runtime there, or make that a link to librknnrt.so",
+    )
+    library.parent.mkdir()
+    shutil.copy(elsewhere, library)
+    line = only(computing.library(settings(runtime="rknn-lite"), on(ROCK_5B)))
+    assert (line.state, "it lacks rknn_init" in line.text) == ("fail", True)
+    monkeypatch.setattr(computing, "open_library", lambda wanted: Opened(wanted, "2.3.2"))
+    line = only(computing.library(settings(runtime="rknn-lite"), on(ROCK_5B)))
+    assert line == Line("library", "ok", f"{library}, version 2.3.2")
 
 
 class Opened:
@@ -441,6 +462,29 @@ def test_what_computes(settings):
     )
     lite = only(computing.runtime(settings(), on(ROCK_5B, Accelerator(name="rknn-lite", cores=1))))
     assert lite.text.startswith("rknn-toolkit-lite2 computes one graph at a time on the NPU")
+
+
+@pytest.mark.parametrize(
+    "devices", [(), (DeviceNode(NODE, False, "must not be opened by this user; add the user to the group"),)]
+)
+def test_a_runtime_without_a_device_is_not_well(settings, devices):
+    board = replace(ROCK_5B, devices=devices)
+    line = only(computing.runtime(settings(), on(board, accelerator := Accelerator())))
+    assert (line.state, line.text) == ("warn", "librknnrt was chosen, but no device of the NPU may be used")
+    assert line.fix
+    # Unless it works all the same.
+    accelerator.load(NODE)
+    assert only(computing.runtime(settings(), on(board, accelerator))).state == "ok"
+
+
+def test_a_runtime_that_loads_nothing_is_not_well(settings):
+    accelerator = Accelerator()
+    accelerator.load_failure = "the NPU cannot load a.rknn: rknn_init returned -3; load the driver"
+    line = only(computing.runtime(settings(), on(ROCK_5B, accelerator)))
+    assert (line.check, line.state, line.fix) == ("runtime", "warn", "load the driver")
+    assert line.text.endswith("the NPU does not load models: the NPU cannot load a.rknn: rknn_init returned -3")
+    accelerator.load_failure = "it fails"
+    assert only(computing.runtime(settings(), on(ROCK_5B, accelerator))).fix
 
 
 def test_refusals(settings):
@@ -753,6 +797,14 @@ def test_through_the_c_interface(board_of_doubles):
     assert (model["state"], " dB, " in model["text"]) == ("ok", True), model
     assert found["runtime"]["chosen"] == "rknn"
     assert found["runtime"]["driver"]
+
+
+def test_a_driver_that_is_missing_is_seen_in_the_runtime_too(board_of_doubles):
+    done = board_of_doubles(fault="INIT_RC=-3")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if " runtime: " in line]
+    assert line.startswith("warn  runtime: librknnrt was chosen, but the NPU does not load models: ")
+    assert "rknn_init returned -3" in line
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ PYTHON = """\
 #!/bin/sh
 here={here}
 case "$*" in
-*"-c "*) echo "3.11 x86_64"; exit;;
+*"-c "*) cat "$here/version" 2> /dev/null || echo "3.11 x86_64"; exit;;
 esac
 echo "$*" >> "$here/calls.log"
 for last; do :; done
@@ -27,7 +27,7 @@ fault=$(cat "$here/fault" 2> /dev/null)
 case "$*" in
 *"-m venv "*)
     if [ "$fault" = venv ]; then echo "Error: ensurepip is not available." >&2; exit 1; fi
-    sleep 0.2
+    if [ "$fault" = slow ]; then sleep 0.2; fi
     mkdir -p "$last/bin" && ln -s "$here/python" "$last/bin/python";;
 *"-m pip "*)
     env | grep -E '^(PYTHON|PIP_)' >> "$here/variables.log"
@@ -85,6 +85,8 @@ def test_an_environment_is_made_once(tmp_path, python, calls, caplog):
     assert "-m venv" in venv
     assert all(requirement in dependencies for requirement in environment.DEPENDENCIES)
     assert "torch" not in dependencies and "opencv" not in dependencies
+    # A pip.conf may say otherwise.
+    assert "--no-user" in dependencies and "--no-user" in toolkit
     assert "--no-deps" in toolkit and toolkit.endswith("rknn-toolkit2==2.3.2")
 
     assert prepare("2.3.2", cache, python) == made
@@ -109,6 +111,40 @@ def test_the_toolkit_sees_nothing_of_the_users_python(tmp_path, python, monkeypa
     assert variables["ORT_DISABLE_TELEMETRY"] == "1"
     seen = (python.parent / "variables.log").read_text()
     assert "/mine" not in seen and "PIP_PROXY=proxy:1" in seen
+
+
+def test_an_environment_that_is_there_needs_no_python(tmp_path, python, calls, monkeypatch):
+    (python.parent / "version").write_text("3.12 x86_64\n")
+    made = prepare("2.3.2", tmp_path, python)
+    assert made.python.parent.parent.name == "dependencies-py3.12"
+
+    def none(chosen):
+        raise ConversionError("none was found")
+
+    monkeypatch.setattr(environment, "find_python", none)
+    assert prepare("2.3.2", tmp_path) == made
+    # Another version of the toolkit joins it.
+    assert prepare("2.5.0", tmp_path).python == made.python
+    assert len(calls()) == 4
+    made.python.unlink()
+    made.python.symlink_to(tmp_path / "gone")
+    with pytest.raises(ConversionError, match="none was found"):
+        prepare("2.3.2", tmp_path)
+
+
+def test_of_several_environments_the_one_that_is_whole_is_taken(tmp_path, python):
+    prepare("2.5.0", tmp_path, python)
+    (python.parent / "version").write_text("3.12 x86_64\n")
+    made = prepare("2.3.2", tmp_path, python)
+    assert prepare("2.3.2", tmp_path) == made
+    assert prepare("2.5.0", tmp_path).python.parent.parent.name == "dependencies-py3.11"
+
+
+def test_the_package_that_is_named_goes_with_the_python(tmp_path, python):
+    (python.parent / "version").write_text("3.12 x86_64\n")
+    (python.parent / "fault").write_text("venv")
+    with pytest.raises(ConversionError, match=r"apt install python3\.12-venv"):
+        prepare("2.3.2", tmp_path, python)
 
 
 def test_a_creation_that_was_cut_short_is_done_again(tmp_path, python, calls):
@@ -141,6 +177,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(tmp_path, python, cal
 
 def test_two_at_once_make_it_once(tmp_path, python, calls, caplog):
     caplog.set_level(logging.INFO)
+    (python.parent / "fault").write_text("slow")
     threads = [threading.Thread(target=prepare, args=("2.3.2", tmp_path, python)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -170,6 +207,7 @@ def test_a_failure_is_told_and_leaves_nothing(tmp_path, python, fault, message):
 
 def test_pip_that_never_ends_is_told(tmp_path, python, monkeypatch):
     monkeypatch.setattr(environment, "_PIP_TIMEOUT_S", 0.05)
+    (python.parent / "fault").write_text("slow")
     started = time.monotonic()
     with pytest.raises(ConversionError, match=r"-m venv .* did not end within .*check the network"):
         prepare("2.3.2", tmp_path, python)

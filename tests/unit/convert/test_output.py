@@ -1,6 +1,9 @@
+import errno
 import json
 import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +13,16 @@ from wyoming_rknn.errors import ConversionError, UsageError
 
 
 def graph(folder, snr_db=58.126):
-    return GraphReport("decoder.rknn", "decoder.golden.npz", 55, snr_db, 5e-4, 1.234, ("Reshape:z",), 0, 9, folder)
+    return GraphReport(
+        "decoder.rknn", "decoder.golden.npz", 55, snr_db, 5e-4, 1.234, ("Reshape:z",), 0, 9, folder, 11, ("odd",)
+    )
 
 
 def convert(out, *names, **more):
     with output.workspace(out) as folder:
         for name in names or ("decoder.rknn",):
             (folder / name).write_bytes(name.encode())
-        options = {"graphs": (graph(folder),), "context_frames": 11, **more}
+        options = {"graphs": (graph(folder),), **more}
         output.write_manifest(
             folder,
             kind="tts",
@@ -58,6 +63,7 @@ def test_a_conversion_appears_whole_with_its_manifest(tmp_path):
             "seconds": 1.23,
             "cpu_layers": ["Reshape:z"],
             "regtask_lines": 0,
+            "errors": ["odd"],
         }
     ]
 
@@ -138,3 +144,125 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
         os.utime(folder, (time.time() - 100_000,) * 2)
     convert(tmp_path / "v")
     assert names(tmp_path) == [".tmp-v-fresh", ".tmp-w-old", "v"]
+
+
+@pytest.fixture
+def mounted(monkeypatch):
+    """Return a function that turns folders into mount points, as far as this process can tell."""
+    points, is_mount, rename = set(), Path.is_mount, Path.rename
+
+    def busy(path, target):
+        if {str(path), str(target)} & points:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    def mount(folder, is_known=True):
+        folder.mkdir(exist_ok=True)
+        points.add(str(folder))
+        monkeypatch.setattr(Path, "is_mount", lambda path: (is_known and str(path) in points) or is_mount(path))
+
+    monkeypatch.setattr(Path, "rename", busy)
+    return mount
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_mount_point_is_filled(tmp_path, mounted, is_known):
+    out = tmp_path / "v"
+    mounted(out, is_known)
+    (out / "lost+found").mkdir()
+    convert(out, "decoder.rknn", "flow.onnx")
+    convert(out, "decoder.rknn", "new.onnx")
+    assert names(out) == ["decoder.rknn", "lost+found", "manifest.json", "new.onnx"]
+    assert names(tmp_path) == ["v"]
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds notes\.txt"):
+        convert(out)
+
+
+def test_a_failure_leaves_what_was_in_a_mount_point(tmp_path, mounted, monkeypatch):
+    out, move = tmp_path / "v", shutil.move
+    mounted(out)
+    convert(out, "decoder.rknn", "flow.onnx")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(path, target):
+        if target.name == "manifest.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return move(path, target)
+
+    monkeypatch.setattr(shutil, "move", full)
+    with pytest.raises(ConversionError, match="No space left"):
+        convert(out, "decoder.rknn", "new.onnx")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_mount_point_without_manifest_is_never_taken_for_whole(tmp_path, mounted, monkeypatch):
+    out, move, seen = tmp_path / "v", shutil.move, []
+    mounted(out)
+    convert(out)
+
+    def watched(path, target):
+        seen.append((target.name, (out / "manifest.json").exists()))
+        return move(path, target)
+
+    monkeypatch.setattr(shutil, "move", watched)
+    convert(out, "decoder.rknn", "zz.onnx")
+    assert seen == [("decoder.rknn", False), ("zz.onnx", False), ("manifest.json", False)]
+
+
+def test_only_files_within_are_replaced(tmp_path, mounted):
+    out = tmp_path / "v"
+    mounted(out)
+    convert(out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["../mine"] = {}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "mine").write_text("mine")
+    convert(out)
+    assert names(tmp_path) == ["mine", "v"]
+
+
+def test_a_folder_below_one_that_cannot_be_written_is_filled(tmp_path, monkeypatch):
+    out = tmp_path / "v"
+    out.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    assert convert(out).parent == out
+    assert names(out) == ["decoder.rknn", "manifest.json"]
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path):
+    convert(tmp_path / "real" / "v")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "v")
+    convert(tmp_path / "link", "new.onnx")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "real" / "v") == ["manifest.json", "new.onnx"]
+    assert names(tmp_path) == ["link", "real"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_former_conversion_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, error):
+    out, rename = tmp_path / "v", Path.rename
+    convert(out)
+    times = []
+
+    def failing(path, target):
+        if target == out and not times:
+            times.append(path)
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(ConversionError if isinstance(error, OSError) else KeyboardInterrupt):
+        convert(out, "new.onnx")
+    assert names(out) == ["decoder.rknn", "manifest.json"]
+    assert names(tmp_path) == ["v"]
+
+
+def test_a_place_can_be_looked_at_before_any_work(tmp_path):
+    output.check(tmp_path / "new")
+    convert(tmp_path / "v")
+    output.check(tmp_path / "v")
+    (tmp_path / "v" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds notes\.txt"):
+        output.check(tmp_path / "v")
+    assert names(tmp_path) == ["v"]

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from npu.stand_in_toolkit import StandInToolkit
+from onnx import numpy_helper
 from tiny_piper import CHANNELS, VoiceShape, build_voice
 
 from wyoming_rknn.convert.piper import convert_voice
@@ -164,6 +165,46 @@ def test_options_reach_the_toolkit(convert):
     toolkit = StandInToolkit()
     convert(toolkit=toolkit, timeout_s=7.0, allow_regtask=True)
     assert (toolkit.requests[0].timeout_s, toolkit.requests[0].allow_regtask) == (7.0, True)
+    convert(toolkit=toolkit)
+    assert toolkit.requests[1].timeout_s == 600.0
+    assert toolkit.requests[1].smaller == "take fewer frames with --frames N"
+
+
+def test_what_a_window_gives_is_told(convert, made, cache, caplog):
+    context = load_parts({"graph": made()}, cache).decoder.context_frames
+    report = convert(frames=3 * context)
+    assert (report.graphs[0].context_frames, report.graphs[0].used_frames) == (context, context)
+    assert caplog.records == []
+    frames = 2 * context + 1
+    assert convert(frames=frames).graphs[0].used_frames == 1
+    (warning,) = caplog.records
+    assert f"only 1 of {frames} frames of each window of tiny are used" in warning.message
+    assert f"computes {frames:.1f} times what is heard" in warning.message
+
+
+def test_errors_of_the_compiler_are_noted(convert, tmp_path):
+    report = convert(toolkit=StandInToolkit(built={"errors": ("Meet unsupported layout",)}))
+    assert report.graphs[0].errors == ("Meet unsupported layout",)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["graphs"][0]["errors"] == [
+        "Meet unsupported layout"
+    ]
+
+
+def test_weights_in_another_file_are_part_of_the_source(convert, tmp_path):
+    sources = []
+    for size in (1.0, 0.5):
+        model = build_voice()
+        weights = next(tensor for tensor in model.graph.initializer if tensor.raw_data and len(tensor.raw_data) > 400)
+        values = numpy_helper.to_array(weights) * np.float32(size)
+        weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+        path = tmp_path / "large.onnx"
+        (tmp_path / "large.onnx.data").unlink(missing_ok=True)
+        onnx.save(model, path, save_as_external_data=True, location="large.onnx.data", size_threshold=200)
+        Path(f"{path}.json").write_text(json.dumps(CONFIG))
+        convert(path)
+        sources.append((path.read_bytes(), json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]))
+    (graph, first), (same, second) = sources
+    assert graph == same and first["sha256"] != second["sha256"]
 
 
 def test_a_width_without_room_for_context_is_refused(convert, tmp_path):
@@ -171,6 +212,8 @@ def test_a_width_without_room_for_context_is_refused(convert, tmp_path):
         convert(frames=3)
     with pytest.raises(UsageError, match="--frames 0 must be 1 or more"):
         convert(frames=0)
+    with pytest.raises(UsageError, match=r"--seconds is for recognisers; .*--frames N"):
+        convert(seconds=(3,))
     assert names(tmp_path) == []
 
 

@@ -240,6 +240,8 @@ def test_wrong_use(convert, source, tmp_path):
     for seconds, told in (((), r"\(none\)"), ((3, 0, 31), "0,31")):
         with pytest.raises(UsageError, match=f"--seconds {told} must be whole numbers from 1 to 30"):
             convert(folder, seconds=seconds)
+    with pytest.raises(UsageError, match=r"--frames is for voices; .*--seconds LIST"):
+        convert(folder, frames=55)
     with pytest.raises(ConversionError, match="quantised to 8 bits"):
         convert(folder)
     with pytest.raises(ModelFileMissing, match="does not exist"):
@@ -264,6 +266,17 @@ def test_the_requests_carry_the_options(convert, source):
         77.0,
         True,
     )
+
+
+def test_requests_leave_a_graph_of_full_size_time_and_tell_how_to_make_it_smaller(convert, source, tmp_path):
+    toolkit = StandInToolkit(built={"errors": ("odd",)})
+    report = convert(source(), toolkit=toolkit)
+    assert (toolkit.requests[0].timeout_s, toolkit.requests[0].smaller) == (
+        3600.0,
+        "take shorter graphs with --seconds LIST",
+    )
+    assert report.graphs[0].errors == ("odd",)
+    assert manifest(tmp_path / "out")["graphs"][0]["errors"] == ["odd"]
 
 
 def test_frames_agree_if_their_tokens_do_or_are_as_likely():

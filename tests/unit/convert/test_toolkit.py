@@ -1,11 +1,13 @@
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,8 +35,8 @@ def test_a_graph_is_built_and_simulated(toolkit, request_for, tmp_path, monkeypa
 
 def test_register_overflows_fail_a_build_that_reports_success(toolkit, request_for, faults):
     faults("regtask")
-    with pytest.raises(ConversionError, match=r"3 values .*REGTASK.*--frames N.*--toolkit 2\.3\.2.*--allow-regtask"):
-        toolkit.build(request_for())
+    with pytest.raises(ConversionError, match=r"3 values .*REGTASK.*; take half, .*--toolkit 2\.3\.2.*--allow-regtask"):
+        toolkit.build(request_for(smaller="take half"))
 
 
 def test_register_overflows_are_kept_if_asked_for(toolkit, request_for, faults, caplog):
@@ -77,6 +79,47 @@ def test_a_log_is_that_of_the_last_build(toolkit, request_for, faults):
     assert "REGTASK" not in second.log.read_text()
 
 
+def test_a_build_of_the_same_name_at_once_hides_no_overflow(toolkit, request_for, faults, tmp_path, monkeypatch):
+    sign = tmp_path / "sign"
+    monkeypatch.setenv("TOOLKIT_DOUBLE_CHILD", str(sign))
+    faults("regtask", "waits")
+    (tmp_path / "other").mkdir()
+    request, other = request_for(), request_for(out=tmp_path / "other" / "tiny.rknn")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(toolkit.build, request)
+        wait_for(sign.exists)
+        faults()
+        try:
+            second = toolkit.build(other)
+        finally:
+            Path(f"{sign}.go").touch()
+        with pytest.raises(ConversionError, match=r"3 values .*REGTASK"):
+            first.result()
+    assert second.regtask_lines == 0
+    # Each is kept whole, the last one stays.
+    assert [path.name for path in toolkit.log_dir.iterdir()] == ["tiny-decoder-rk3588-2.5.0.log"]
+    assert second.log.read_text().count("REGTASK") == 3
+
+
+def test_what_else_the_compiler_complains_of_is_told(toolkit, request_for, faults, caplog):
+    faults("complains")
+    built = toolkit.build(request_for())
+    assert built.errors == ("Meet unsupported layout",) * 5
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "reports success for tiny decoder for rk3588 but also 5 errors: Meet unsupported layout; " in warning.message
+    assert warning.message.count("Meet") == 3 and str(built.log) in warning.message
+
+
+def test_a_log_that_cannot_be_kept_is_no_reason_to_fail(toolkit, request_for, caplog, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    toolkit.build(request_for())
+    assert [record.levelno for record in caplog.records if "--cache-dir" in record.message] == [logging.WARNING]
+    assert list(toolkit.log_dir.iterdir()) == []
+
+
 def test_another_version_is_recommended_only_to_the_lesser_one(toolkit, request_for, faults):
     faults("crash")
     with pytest.raises(ConversionError, match=r"take the proven version with --toolkit 2\.3\.2"):
@@ -91,7 +134,8 @@ def test_a_build_that_never_ends_is_killed_with_all_it_started(toolkit, request_
     # On a machine that is very busy it may not have come so far.
     pids = (tmp_path / "pids").read_text() if (tmp_path / "pids").exists() else ""
     for pid in map(int, pids.split()):
-        assert ended(pid)
+        # It was sent a signal, which takes a moment.
+        wait_for(lambda pid=pid: ended(pid))
 
 
 def test_a_build_ends_with_the_program(tmp_path, request_for):
@@ -139,7 +183,8 @@ def test_a_cancelled_build_leaves_no_process(toolkit, request_for, faults, tmp_p
         toolkit.build(request_for())
     thread.join()
     for pid in map(int, pids.read_text().split()):
-        assert ended(pid)
+        # It was sent a signal, which takes a moment.
+        wait_for(lambda pid=pid: ended(pid))
 
 
 def test_an_unknown_target_is_refused_at_once(toolkit, request_for):

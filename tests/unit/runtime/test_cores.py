@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from wyoming_rknn.errors import AcceleratorError
+from wyoming_rknn.runtime.accelerator import AcceleratorBusy
 from wyoming_rknn.runtime.cores import Context, Cores, forget
 
 LONG_S = 20.0
@@ -93,7 +94,7 @@ def test_a_context_for_any_core_runs_where_there_is_room_but_once_at_a_time(core
     assert cores.run(single, lambda context: "ran", 1.0) == "ran"
     first = start(cores.run, single, gate, LONG_S)
     assert gate.entered.acquire(timeout=LONG_S)
-    with pytest.raises(AcceleratorError, match=r"no core of the NPU was free within 0\.05 s"):
+    with pytest.raises(AcceleratorBusy, match=r"no core of the NPU was free within 0\.05 s; let it do less at once"):
         cores.run(single, gate, 0.05)
     assert not single[0].retired
     gate.open.set()
@@ -126,8 +127,9 @@ def wait_until(condition):
 def test_a_call_that_hangs_is_given_up_and_its_context_never_used_again(cores):
     gate, log = Gate(), []
     contexts = pinned(log)
-    with pytest.raises(AcceleratorError, match=r"the NPU did not answer within 0\.1 s"):
+    with pytest.raises(AcceleratorError, match=r"the NPU did not answer within 0\.1 s") as caught:
         cores.run(contexts, gate, 0.1)
+    assert not isinstance(caught.value, AcceleratorBusy)
     hung = gate.contexts[0]
     assert [context.retired for context in contexts] == [True, False, False]
     seen = [cores.run(contexts, lambda context: context.core, 1.0) for _ in range(6)]
@@ -266,7 +268,22 @@ def test_stopped_cores_refuse(cores):
     cores.stop()
     with pytest.raises(AcceleratorError, match="not used any more"):
         cores.run(pinned(), lambda context: None, 1.0)
-    wait_until(lambda: not any(thread.name.startswith("npu-") for thread in threading.enumerate()))
+    wait_until(lambda: not any(thread.name.startswith("npu ") for thread in threading.enumerate()))
+
+
+def test_each_core_has_a_thread_of_its_own_that_is_prepared_once():
+    prepared, gate = [], Gate()
+    cores = Cores(2, lambda: prepared.append(threading.current_thread().name))
+    assert prepared == []
+    names = [cores.run([Recorder(0)], lambda context: threading.current_thread().name, 1.0) for _ in range(3)]
+    assert (names, prepared) == (["npu core 0"] * 3, ["npu core 0"])
+    results = [start(cores.run, [Recorder(core)], gate, LONG_S) for core in (0, 1)]
+    for _ in results:
+        assert gate.entered.acquire(timeout=LONG_S)
+    gate.open.set()
+    assert [result() for result in results] == [0, 1]
+    assert prepared == ["npu core 0", "npu core 1"]
+    cores.stop()
 
 
 def test_a_result_does_not_live_on_in_the_thread(cores):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import logging
 import sys
 import threading
@@ -9,106 +10,12 @@ import time
 
 import numpy as np
 import pytest
+from npu import stand_in_lite
 
 from wyoming_rknn.errors import AcceleratorError, EngineError, ModelFileMissing, ModelInvalid, RuntimeUnavailable
 from wyoming_rknn.runtime import rknn_lite
 from wyoming_rknn.runtime.accelerator import Versions
 
-PACKAGE = """
-import ctypes, logging, sys, threading
-import numpy as np
-
-logging._levelToName = {50: "C", 40: "E", 30: "W", 20: "I", 10: "D"}
-logging._nameToLevel = {name: level for level, name in logging._levelToName.items()}
-print("imported")
-SETTINGS = {}
-ALIVE = []
-MADE = []
-CALLS = []
-
-
-class Attr(ctypes.Structure):
-    _fields_ = [("n_dims", ctypes.c_uint32), ("dims", ctypes.c_uint32 * 16), ("name", ctypes.c_char * 256),
-                ("type", ctypes.c_int32), ("qnt_type", ctypes.c_int32)]
-
-
-def attr(name, shape, kind):
-    return Attr(len(shape), (ctypes.c_uint32 * 16)(*shape), name, kind, 0)
-
-
-class Runtime:
-    inputs = [attr(b"x", (1, 2, 4), 1), attr(b"n", (2,), 6)]
-    outputs = [attr(b"y", (1, 2, 4), 1)]
-
-    def get_in_out_num(self):
-        return len(self.inputs), len(self.outputs)
-
-    def get_tensor_attr(self, index, is_output=False):
-        if SETTINGS.get("attr"):
-            raise Exception("Query tensor attribute of input node(s) failed, error code: RKNN_ERR_FAIL")
-        return (self.outputs if is_output else self.inputs)[index]
-
-
-class RKNNLite:
-    NPU_CORE_AUTO = 0
-
-    def __init__(self, verbose=False, verbose_file=None):
-        self.log = logging.getLogger("acuityLogger")
-        self.log.setLevel(logging.DEBUG)
-        self.log.propagate = False
-        self.log.handlers[:] = [logging.StreamHandler()]
-        self.log.warning("rknn-toolkit-lite2 version: 2.5.0")
-        self.rknn_data = None
-        self.rknn_runtime = None
-        self.memory = None
-        self.released = 0
-        MADE.append(self)
-
-    def load_rknn(self, path):
-        with open(path, "rb") as file:
-            self.rknn_data = file.read()
-        if not self.rknn_data.startswith(b"RKNN"):
-            self.log.error("Invalid RKNN format!")
-            return -1
-        return 0
-
-    def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=0):
-        CALLS.append(("init", core_mask))
-        assert target is None
-        print("init")
-        print("error init", file=sys.stderr)
-        code = SETTINGS.get("init")
-        if code or (core_mask and SETTINGS.get("mask")) or len(ALIVE) >= SETTINGS.get("most", 9):
-            self.log.error(
-                "Catch exception when init runtime!\\nTraceback (most recent call last):\\n"
-                f"Exception: RKNN init failed. error code: {code or 'RKNN_ERR_FAIL'}\\n"
-            )
-            return -1
-        self.core_mask = core_mask
-        self.rknn_runtime = Runtime()
-        ALIVE.append(self)
-        return 0
-
-    def inference(self, inputs, data_format=None):
-        CALLS.append(("inference", self.core_mask, [(array.dtype, array.shape) for array in inputs]))
-        if SETTINGS.get("hang") == self.core_mask:
-            SETTINGS["gate"].wait(30)
-        if SETTINGS.get("inference"):
-            self.log.error("Catch exception when getting outputs.\\nException: E Get outputs failed, error code: X")
-            return None
-        if not SETTINGS.get("run"):  # a failing run is not noticed
-            self.memory = inputs[0] * inputs[0] + inputs[1].sum()
-        return SETTINGS.get("values", [self.memory.copy()])
-
-    def get_sdk_version(self):
-        api = "  API: 2.3.2 (429f97ae6b@2025-04-09T09:09:27)"
-        return "\\n".join(["=" * 46, "RKNN VERSION:", api, "  DRV: rknn_server: 0.9.8", "=" * 46, ""])
-
-    def release(self):
-        self.released += 1
-        if self in ALIVE:
-            ALIVE.remove(self)
-"""
 LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
 X = np.linspace(1, 2, 8, dtype=np.float32).reshape(1, 2, 4)
 N = np.array([1, 2], np.int32)
@@ -116,19 +23,8 @@ N = np.array([1, 2], np.int32)
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    folder = tmp_path / "site" / "rknnlite"
-    (folder / "api").mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "api" / "__init__.py").write_text(PACKAGE)
-    monkeypatch.syspath_prepend(folder.parent)
-    monkeypatch.setattr(logging, "_levelToName", dict(logging._levelToName))
-    monkeypatch.setattr(logging, "_nameToLevel", dict(logging._nameToLevel))
-    yield
-    its = logging.getLogger("acuityLogger")
-    its.filters.clear()
-    its.handlers.clear()
-    for name in [name for name in sys.modules if name.split(".")[0] == "rknnlite"]:
-        del sys.modules[name]
+    with stand_in_lite.installed(tmp_path / "site", monkeypatch):
+        yield
 
 
 @pytest.fixture
@@ -334,6 +230,87 @@ def test_objects_are_released_once_however_a_graph_ends(npu, path):
     gc.collect()
     assert [lite.released for lite in released] == [1] * 6
     assert fake().ALIVE == []
+
+
+def test_a_graph_for_fewer_cores_is_loaded_less_often_and_runs_on_any(npu, path):
+    assert npu.shares_weights is False
+    graph = npu.load(path, cores=1)
+    assert [lite.core_mask for lite in fake().ALIVE] == [0]
+    assert [context.core for context in graph.contexts] == [None]
+    np.testing.assert_array_equal(graph.run({"x": X, "n": N})["y"], expected())
+    assert [len(npu.load(path, cores=count).contexts) for count in (2, 3, 9)] == [2, 3, 3]
+
+
+def test_loading_that_hangs_is_given_up_and_freed_when_it_comes_back(installed, path, capsys):
+    npu = rknn_lite.open_accelerator(3, load_timeout_s=0.2)
+    gate = threading.Event()
+    fake().SETTINGS.update(slow_init=True, gate=gate, entered=threading.Semaphore(0))
+    with pytest.raises(AcceleratorError, match=r"the NPU did not load model\.rknn within 0\.2 s; reboot the board"):
+        npu.load(path)
+    assert npu.load_failure.startswith("the NPU did not load model.rknn")
+    # Meanwhile the terminal and other graphs are nobody's but their own.
+    sys.stdout.write("spoken\n")
+    fake().SETTINGS.pop("slow_init")
+    npu.load(path).close()
+    assert npu.load_failure == ""
+    assert logging.getLevelName(logging.INFO) == "INFO"
+    gate.set()
+    wait_until(lambda: [lite.released for lite in fake().MADE] == [1] * 6)
+    wait_until(lambda: not any(thread.name.startswith("npu loading") for thread in threading.enumerate()))
+    assert capsys.readouterr() == ("spoken\n", "")
+    npu.close()
+
+
+def test_loads_that_overlap_leave_the_terminal_and_level_names_as_they_were(npu, path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", own := io.StringIO())
+    error = sys.stderr
+    first, second, entered = threading.Event(), threading.Event(), threading.Semaphore(0)
+    threads = []
+    for gate in (first, second):
+        fake().SETTINGS.update(slow_init=True, gate=gate, entered=entered)
+        threads.append(threading.Thread(target=npu.load, args=(path,), kwargs={"cores": 1}))
+        threads[-1].start()
+        assert entered.acquire(timeout=20)
+    fake().SETTINGS.pop("slow_init")
+    # The first one to come ends first: what it found was the real terminal, and the second one found the first's.
+    for gate, thread in zip((first, second), threads, strict=True):
+        sys.stdout.write("mine\n")
+        gate.set()
+        thread.join(20)
+    assert sys.stdout is own
+    assert sys.stderr is error
+    assert own.getvalue() == "mine\n" * 2
+    assert tuple(map(logging.getLevelName, range(50, -1, -10))) == LEVELS
+
+
+def test_each_thread_that_calls_the_package_is_prepared(installed, path):
+    prepared = []
+    npu = rknn_lite.open_accelerator(1, prepare_thread=lambda: prepared.append(threading.current_thread().name))
+    npu.load(path).run({"x": X, "n": N})
+    assert prepared == ["npu loading model.rknn", "npu core 0"]
+    npu.close()
+
+
+def test_a_graph_that_is_loaded_when_the_npu_is_closed_is_freed(npu, path):
+    npu.close()
+    with pytest.raises(AcceleratorError, match="not used any more"):
+        npu.load(path)
+    assert fake().ALIVE == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "which does not exist"), (b"text", "which is no shared library")]
+)
+def test_without_the_library_the_package_is_of_no_use(installed, monkeypatch, tmp_path, content, words):
+    monkeypatch.setattr(rknn_lite, "LIBRARY", library := tmp_path / "librknnrt.so")
+    if content is not None:
+        library.write_bytes(content)
+    with pytest.raises(RuntimeUnavailable) as caught:
+        rknn_lite.open_accelerator(3)
+    assert str(caught.value) == (
+        f"rknn-toolkit-lite2 takes no library but {library}, {words}; install the board's rknpu2 runtime there, or make"
+        " that a link to librknnrt.so"
+    )
 
 
 def without_the_package(monkeypatch):

@@ -11,21 +11,16 @@ from numpy.typing import NDArray
 
 from wyoming_rknn.errors import AcceleratorError, ModelError, ModelFileMissing, ModelInvalid, RuntimeUnavailable
 from wyoming_rknn.features.fbank import Cmvn, Features
-from wyoming_rknn.models.formats.rknn_file import RknnFile
 from wyoming_rknn.models.formats.sensevoice_layout import FEATURE_SIZE, PROMPT_ROWS, Layout
 from wyoming_rknn.models.manifest import NPU_SUFFIX
-from wyoming_rknn.npu.load import load_proven
+from wyoming_rknn.npu.load import WatchedGraph, load_proven
 from wyoming_rknn.npu.selftest import Golden, golden_path
-from wyoming_rknn.runtime.accelerator import RUN_TIMEOUT_S
 from wyoming_rknn.runtime.graph import Cancellation, Graph, Tensor, TensorSpec
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import CPU, NPU
 
 _EMBEDDING_ROWS = 16
 _EVENT_ROW, _EMOTION_ROW = 1, 2
-_ROW_S = 0.06
-_SLOWEST_RTF = 0.5
-"""Ten times what an RK3588 is reported to take: slower than this an NPU does not compute any more."""
 _FRONT_END = {"lfr_window_size": "7", "lfr_window_shift": "6", "normalize_samples": "0"}
 """What sherpa-onnx notes of the features, which are always these."""
 
@@ -47,12 +42,10 @@ def loader(runtimes: Runtimes, cache_dir: Path) -> Load:
     def load(path: Path) -> SpeechGraph:
         if path.suffix != NPU_SUFFIX:
             return runtimes.load(path)
-        rows = max(tensor.shape[1] for tensor in RknnFile.read(path).inputs if len(tensor.shape) == 3)
-        timeout_s = max(RUN_TIMEOUT_S, _SLOWEST_RTF * rows * _ROW_S)
         try:
             # Infinity is no fault of the NPU's: smaller numbers are tried then.
             return load_proven(
-                path, runtimes, cache_dir, lambda _graph: _golden(path), timeout_s=timeout_s, check_finite=False
+                path, runtimes, cache_dir, lambda _graph: _golden(path), check_finite=False, spare_memory=True
             )
         except (AcceleratorError, RuntimeUnavailable) as error:
             raise ModelInvalid(str(error)) from error
@@ -118,6 +111,11 @@ class Bucket:
     def capacity(self) -> int | None:
         """Return how many rows fit; `None` if any number does."""
         return self.layout.capacity
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether it is worth while to ask the device."""
+        return not isinstance(self.graph, WatchedGraph) or self.graph.usable
 
     @property
     def can_scale(self) -> bool:

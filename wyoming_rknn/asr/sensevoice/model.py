@@ -74,15 +74,16 @@ class Model:
         Computes through `stream`. Blocks. Raises `EngineError`, `Cancelled`.
         """
         rows = stack_frames(frames)
-        failure: AcceleratorError | None = None
-        try:
-            decoded = self._submit(rows, language, stream)
-        except AcceleratorError as error:
-            decoded, failure = None, error
-        # The other one may have to be loaded, which must not keep the device from everybody else.
-        if decoded is None and (other := self._fallback(len(rows))) is not None:
-            _LOGGER.debug("%s decodes instead of %s", other.name, self.name)
-            decoded = other._submit(rows, language, stream)
+        shortest, *longer = self._fitting(len(rows))
+        decoded, failure = self._submit(shortest, rows, language, stream)
+        if decoded is None:
+            # The other one may have to be loaded, which must not keep the device from everybody else.
+            other = self._fallback(len(rows))
+            if other is not None:
+                _LOGGER.debug("%s decodes instead of %s", other.name, self.name)
+                decoded, _ = other._submit(other._fitting(len(rows))[0], rows, language, stream)
+            elif failure is not None and longer:
+                decoded, failure = self._submit(longer[0], rows, language, stream)
         if decoded is None:
             raise failure or EngineError(
                 f"model {self.name} computed no numbers but NaN or infinity; put its FunASR or sherpa-onnx graph "
@@ -95,10 +96,19 @@ class Model:
         for bucket in self._buckets:
             bucket.close()
 
-    def _submit(self, rows: Features, language: str | None, stream: Stream) -> Decoded | None:
-        bucket = next(one for one in self._buckets if one.capacity is None or one.capacity >= len(rows))
+    def _fitting(self, rows: int) -> list[Bucket]:
+        """Return the buckets that take so many rows and can be used, or the one that would if it could."""
+        fitting = [one for one in self._buckets if one.capacity is None or one.capacity >= rows]
+        return [one for one in fitting if one.usable] or fitting[:1]
+
+    def _submit(
+        self, bucket: Bucket, rows: Features, language: str | None, stream: Stream
+    ) -> tuple[Decoded | None, AcceleratorError | None]:
         work = partial(self._try, bucket, rows, language, stream)
-        return stream.submit(work, at_s=0.0, device=bucket.device).result()
+        try:
+            return stream.submit(work, at_s=0.0, device=bucket.device).result(), None
+        except AcceleratorError as error:
+            return None, error
 
     def _try(
         self, bucket: Bucket, rows: Features, language: str | None, cancellation: Cancellation | None

@@ -18,7 +18,7 @@ from wyoming_rknn.audio import Waveform, resample, silence
 from wyoming_rknn.cli import sound
 from wyoming_rknn.errors import SpeechServerError
 from wyoming_rknn.runtime.runtimes import Runtimes
-from wyoming_rknn.runtime.scheduler import Scheduler
+from wyoming_rknn.runtime.scheduler import NPU, Scheduler
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts import programs
 from wyoming_rknn.tts.engine import SpeechRequest
@@ -62,6 +62,8 @@ class Measurement:
     """From the end of the audio, played in real time, to the text; `None` if nobody seems to speak."""
     vad_s: float
     """Telling speech from silence, per second of audio."""
+    on_npu: bool
+    """Whether an NPU computed a part of it."""
 
     @property
     def rtf(self) -> float:
@@ -94,6 +96,7 @@ class Runs:
         return [self._measure(choice, heard, load_s) for heard in sounds]
 
     def _measure(self, choice: AsrChoice, heard: Sound, load_s: float) -> Measurement:
+        before = self._scheduler.jobs(NPU)
         self._decode(choice, heard.samples)  # the first run of this length allocates
         decodes = [self._decode(choice, heard.samples) for _ in range(self._repeat)]
         latencies = [self._play(choice, heard.samples) for _ in range(self._repeat)]
@@ -108,6 +111,7 @@ class Runs:
             decode_s=statistics.median(decode_s for _, decode_s in decodes),
             latency_s=statistics.median(known) if known else None,
             vad_s=heard.vad_s,
+            on_npu=self._scheduler.jobs(NPU) > before,
         )
 
     def _decode(self, choice: AsrChoice, samples: Waveform) -> tuple[float, float]:

@@ -3,13 +3,16 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import settings_from
 from wyoming_rknn.cli.bench import asr, npu, tts
 from wyoming_rknn.errors import SpeechServerError
+
+_T = TypeVar("_T")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,23 +26,29 @@ def run(arguments: argparse.Namespace) -> int:
     runtimes = Runtimes.of(settings)
     runtimes.report()
     failures: list[str] = []
-    results: dict[str, list[dict[str, Any]]] = {"npu": [], "tts": [], "asr": []}
+
+    def attempt(measure: Callable[[], tuple[Sequence[_T], Sequence[SpeechServerError]]]) -> Sequence[_T]:
+        try:
+            results, problems = measure()
+        except Exception as error:
+            # A report that lacks a part is better than none.
+            failures.append(str(error) if isinstance(error, SpeechServerError) else f"{type(error).__name__}: {error}")
+            return ()
+        failures.extend(map(str, problems))
+        return results
+
     try:
         facts = doctor.facts(list(doctor.examine(settings, runtimes)), settings, runtimes)
-        if runtimes.accelerator is not None:
-            results["npu"] = [asdict(result) for result in npu.measure(settings, runtimes, 4 * repeat)]
-        try:
-            results["tts"] = [tts.described(result) for result in tts.measure(settings, runtimes, repeat)]
-        except SpeechServerError as error:
-            failures.append(str(error))
-        try:
-            heard, broken = asr.measure(settings, runtimes, repeat)
-            results["asr"] = [asr.described(result) for result in heard]
-            failures += [str(error) for error in broken]
-        except SpeechServerError as error:
-            failures.append(str(error))
+        graphs = () if runtimes.accelerator is None else attempt(lambda: npu.measure(settings, runtimes, 4 * repeat))
+        voices = attempt(lambda: tts.measure(settings, runtimes, repeat))
+        recognisers = attempt(lambda: asr.measure(settings, runtimes, repeat))
     finally:
         runtimes.close()
+    results: dict[str, list[dict[str, Any]]] = {
+        "npu": [asdict(graph) for graph in graphs],
+        "tts": [tts.described(voice) for voice in voices],
+        "asr": [asr.described(recogniser) for recogniser in recognisers],
+    }
     for failure in failures:
         print(f"wyoming-rknn: {failure}", file=sys.stderr)
     if arguments.json:

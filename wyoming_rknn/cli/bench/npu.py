@@ -6,7 +6,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,35 +65,44 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if runtimes.accelerator is None:
             raise RuntimeUnavailable("no NPU is used here; `wyoming-rknn doctor` says why")
-        results = list(measure(settings, runtimes, max(1, arguments.repeat)))
+        results, failures = measure(settings, runtimes, max(1, arguments.repeat))
     finally:
         runtimes.close()
+    for failure in failures:
+        print(f"wyoming-rknn: {failure}", file=sys.stderr)
+    code = 1 if failures else 0
     if getattr(arguments, "json", False):
         print(json.dumps([asdict(result) for result in results], indent=2))
-        return 0
+        return code
     for result in results:
         rates = ", ".join(f"{rate:.1f}/s on {count}" for count, rate in result.runs_per_s.items())
         snr = "" if result.snr_db is None else f", {result.snr_db:.1f} dB"
         print(f"{result.model} {result.file}: {result.run_ms:.1f} ms, {rates}{snr}")
-    return 0
+    return code
 
 
-def measure(settings: "Settings", runtimes: "Runtimes", repeat: int) -> "Iterator[Measurement]":
-    """Yield what each graph made for this NPU does; one that cannot be used is reported on stderr."""
+def measure(
+    settings: "Settings", runtimes: "Runtimes", repeat: int
+) -> tuple[list[Measurement], list[SpeechServerError]]:
+    """Measure each graph made for this NPU; also returns what could not be."""
     from wyoming_rknn.models.manifest import NPU_SUFFIX
     from wyoming_rknn.models.store import Store
 
-    for manifest in Store(settings.data_dirs).scan().manifests:
+    results: list[Measurement] = []
+    failures: list[SpeechServerError] = []
+    for manifest in Store(settings.data_dirs, soc=runtimes.npu_soc).scan().manifests:
         for path in manifest.files.values():
             if path.suffix == NPU_SUFFIX:
                 try:
-                    yield _measure(manifest, path, runtimes, repeat)
+                    results.append(_measure(manifest, path, runtimes, repeat))
                 except SpeechServerError as error:
-                    print(f"wyoming-rknn: {error}", file=sys.stderr)
+                    failures.append(error)
+    return results, failures
 
 
 def _measure(manifest: "Manifest", path: Path, runtimes: "Runtimes", repeat: int) -> Measurement:
     from wyoming_rknn.models.formats.rknn_file import RknnFile
+    from wyoming_rknn.npu.load import run_timeout_s
     from wyoming_rknn.npu.selftest import Golden, compare, golden_path
 
     file = RknnFile.read(path)
@@ -102,7 +111,7 @@ def _measure(manifest: "Manifest", path: Path, runtimes: "Runtimes", repeat: int
     beside = golden_path(path)
     golden = Golden.read(beside) if beside.is_file() else None
     begin_s = time.perf_counter()
-    graph = runtimes.accelerator.load(path, check_finite=False)
+    graph = runtimes.accelerator.load(path, timeout_s=run_timeout_s(file), check_finite=False)
     load_s = time.perf_counter() - begin_s
     try:
         feeds = _noise(graph) if golden is None else golden.inputs

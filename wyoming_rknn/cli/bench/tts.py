@@ -3,12 +3,14 @@
 import argparse
 import json
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from wyoming_rknn.cli import logs
 from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.errors import SpeechServerError
 
 if TYPE_CHECKING:
     from wyoming_rknn.runtime.runtimes import Runtimes
@@ -40,6 +42,8 @@ class Measurement:
     first_audio_s: float
     total_s: float
     audio_s: float
+    on_npu: bool
+    """Whether an NPU computed a part of it."""
 
     @property
     def rtf(self) -> float:
@@ -62,17 +66,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     runtimes = Runtimes.of(settings)
     runtimes.report()
-    results = measure(settings, runtimes, arguments.repeat)
+    results, failures = measure(settings, runtimes, arguments.repeat)
+    for failure in failures:
+        print(f"wyoming-rknn: {failure}", file=sys.stderr)
     if getattr(arguments, "json", False):
         print(json.dumps([described(result) for result in results], indent=2))
-        return 0
+        return 1 if failures else 0
     print(f"{'voice':32} {'text':6} {'load':>8} {'first audio':>12} {'total':>8} {'audio':>8} {'rtf':>7}")
     for result in results:
         print(
             f"{result.voice:32} {result.text:6} {result.load_s:6.2f} s {1000 * result.first_audio_s:9.0f} ms "
-            f"{result.total_s:6.2f} s {result.audio_s:6.2f} s {result.rtf:7.3f}"
+            f"{result.total_s:6.2f} s {result.audio_s:6.2f} s {result.rtf:7.3f}{' on the NPU' * result.on_npu}"
         )
-    return 0
+    return 1 if failures else 0
 
 
 def described(result: Measurement) -> dict[str, Any]:
@@ -80,8 +86,10 @@ def described(result: Measurement) -> dict[str, Any]:
     return asdict(result) | {"rtf": result.rtf}
 
 
-def measure(settings: "Settings", runtimes: "Runtimes", repeat: int) -> list[Measurement]:
-    """Measure every installed voice, or the one that the settings name."""
+def measure(
+    settings: "Settings", runtimes: "Runtimes", repeat: int
+) -> tuple[list[Measurement], list[SpeechServerError]]:
+    """Measure every installed voice, or the one that the settings name; also returns what could not be."""
     from wyoming_rknn.tts import programs
     from wyoming_rknn.tts.programs import Choice, Wanted
 
@@ -94,19 +102,32 @@ def measure(settings: "Settings", runtimes: "Runtimes", repeat: int) -> list[Mea
         wanted = [voice for voice in voices if "#" not in voice.name][:20] if engine.name == "piper" else []
         choices = [Choice(engine, voice, None) for voice in wanted] or [found.choose(Wanted())]
     scheduler = runtimes.scheduler()
-    return [result for choice in choices for result in _measure(choice, scheduler, max(1, repeat))]
+    results: list[Measurement] = []
+    failures: list[SpeechServerError] = []
+    for choice in choices:
+        try:
+            results += _measure(choice, scheduler, max(1, repeat))
+        except SpeechServerError as error:
+            failures.append(error)
+    return results, failures
 
 
 def _measure(choice: "Choice", scheduler: "Scheduler", repeat: int) -> list[Measurement]:
+    from wyoming_rknn.runtime.scheduler import NPU
+
     begin = time.perf_counter()
     choice.engine.prepare(choice.voice.name)
     load_s = time.perf_counter() - begin
     results = []
     for label, text in TEXTS.items():
+        before = scheduler.jobs(NPU)
         _speak(choice, scheduler, text)  # the first run allocates
         runs = [_speak(choice, scheduler, text) for _ in range(repeat)]
         first_s, total_s, audio_s = (statistics.median(values) for values in zip(*runs, strict=True))
-        results.append(Measurement(choice.engine.name, choice.voice.name, label, load_s, first_s, total_s, audio_s))
+        on_npu = scheduler.jobs(NPU) > before
+        results.append(
+            Measurement(choice.engine.name, choice.voice.name, label, load_s, first_s, total_s, audio_s, on_npu)
+        )
     return results
 
 

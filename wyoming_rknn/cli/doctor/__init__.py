@@ -75,12 +75,12 @@ def checks() -> tuple[Check, ...]:
         machine.npu,
         computing.library,
         computing.lite,
-        computing.runtime,
         machine.cpu,
         machine.memory,
         machine.cache,
         verify.models,
-        # After the models: librknnrt knows it once it has loaded one.
+        # After the models: whether the NPU works, and with which driver, is known once one was loaded.
+        computing.runtime,
         machine.driver,
     )
 

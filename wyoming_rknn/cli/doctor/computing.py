@@ -7,6 +7,8 @@ from pathlib import Path
 
 from wyoming_rknn.cli.doctor.lines import Line, State, told
 from wyoming_rknn.errors import RuntimeUnavailable
+from wyoming_rknn.runtime import rknn_lite
+from wyoming_rknn.runtime.accelerator import Accelerator
 from wyoming_rknn.runtime.rknn_library import FOLDERS, LIBRARY, open_library
 from wyoming_rknn.runtime.runtimes import AUTO, ONNX, RKNN, RKNN_LITE, Runtimes
 from wyoming_rknn.settings import Settings
@@ -21,15 +23,17 @@ def library(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
     """Tell which librknnrt there is."""
     if settings.runtime == ONNX:
         return
+    if settings.runtime == RKNN_LITE and (lack := rknn_lite.library_lack()) is not None:
+        yield told("library", "fail", lack)
+        return
     try:
-        found = open_library(settings.rknn_library)
+        found = open_library(rknn_lite.LIBRARY if settings.runtime == RKNN_LITE else settings.rknn_library)
     except RuntimeUnavailable as error:
-        if settings.rknn_library is not None or settings.runtime == RKNN:
+        if settings.rknn_library is not None or settings.runtime != AUTO:
             state: State = "fail"
         else:
-            # A machine without an NPU, or one that is used in another way, lacks nothing.
-            needed = runtimes.board.soc is not None and runtimes.accelerator is None
-            state = "warn" if needed else "ok"
+            # A machine without an NPU lacks nothing; with one, both runtimes need it.
+            state = "ok" if runtimes.board.soc is None else "warn"
         yield told("library", state, error, "install librknnrt, or name it with --rknn-library")
         return
     version = found.versions.library
@@ -57,18 +61,16 @@ def lite(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
             )
             yield Line("rknn-lite", "fail", "rknn-toolkit-lite2 is not installed", fix)
         elif runtimes.board.soc is not None:
-            yield Line("rknn-lite", "ok", "rknn-toolkit-lite2 is not installed, and only needed without librknnrt")
+            yield Line("rknn-lite", "ok", "rknn-toolkit-lite2 is not installed, and not needed")
         return
     yield Line("rknn-lite", "ok", f"rknn-toolkit-lite2 {version} is installed")
 
 
 def runtime(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
-    """Tell what was chosen, and why others were not."""
+    """Tell what was chosen, whether it works as far as was tried, and why others were not chosen."""
     accelerator = runtimes.accelerator
     if accelerator is not None:
-        title = _TITLES.get(accelerator.name, accelerator.name)
-        graphs = "one graph at a time" if accelerator.cores == 1 else f"{accelerator.cores} graphs at a time"
-        yield Line("runtime", "ok", f"{title} computes {graphs} on the NPU, ONNX Runtime the rest on the CPU")
+        yield _chosen(runtimes, accelerator)
     elif settings.runtime in (AUTO, ONNX):
         yield Line("runtime", "ok", "ONNX Runtime computes everything on the CPU")
     else:
@@ -80,6 +82,19 @@ def runtime(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
         state = "warn" if runtimes.board.soc is not None else "ok"
     for refusal in runtimes.refusals:
         yield told("runtime", state, refusal, "mend what the lines above say")
+
+
+def _chosen(runtimes: Runtimes, accelerator: Accelerator) -> Line:
+    title = _TITLES.get(accelerator.name, accelerator.name)
+    if failure := accelerator.load_failure:
+        text = f"{title} was chosen, but the NPU does not load models: {failure}"
+        return told("runtime", "warn", text, "mend what the lines above say, or restart the board")
+    # What has loaded a graph knows its driver, whatever devices are seen.
+    if not runtimes.sees_device and not accelerator.versions.driver:
+        text = f"{title} was chosen, but no device of the NPU may be used"
+        return Line("runtime", "warn", text, "mend what the lines of the device say, or choose --runtime onnx")
+    graphs = "one graph at a time" if accelerator.cores == 1 else f"{accelerator.cores} graphs at a time"
+    return Line("runtime", "ok", f"{title} computes {graphs} on the NPU, ONNX Runtime the rest on the CPU")
 
 
 def _others(path: Path, folders: tuple[Path, ...]) -> list[Path]:

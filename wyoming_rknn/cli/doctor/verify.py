@@ -1,5 +1,7 @@
 """The installed models: whether their graphs fit this board, and compute on its NPU what they should."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +11,12 @@ import numpy as np
 
 from wyoming_rknn.cli.doctor.lines import Line, told
 from wyoming_rknn.errors import ModelError, ModelNotFound, SpeechServerError
+from wyoming_rknn.models.formats import converted
 from wyoming_rknn.models.formats.rknn_file import RknnFile
 from wyoming_rknn.models.manifest import NPU_SUFFIX, Manifest
 from wyoming_rknn.models.store import Store
 from wyoming_rknn.names import folded
+from wyoming_rknn.npu.load import run_timeout_s
 from wyoming_rknn.npu.offer import obstacle
 from wyoming_rknn.npu.selftest import Golden, Verdict, Verdicts, examine, golden_path
 from wyoming_rknn.runtime.accelerator import Accelerator
@@ -41,12 +45,13 @@ def models(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
 
 
 def check_models(
-    settings: Settings, runtimes: Runtimes, names: Sequence[str] = (), fresh: bool = True
+    settings: Settings, runtimes: Runtimes, names: Sequence[str] = (), fresh: bool = True, whole: bool = False
 ) -> Iterator[Line]:
     """Yield a line for each graph for the NPU, each other model, and each file that looks like a model but is none.
 
     `names` are the models to look at, none for all. Graphs for the NPU compute their golden output, unless `fresh` is
-    off and the result of an earlier self-test still holds. Blocks. Raises `ModelNotFound` before the first line.
+    off and the result of an earlier self-test still holds. With `whole` all files of converted models are read and
+    compared with their manifest, which takes a while. Blocks. Raises `ModelNotFound` before the first line.
     """
     found = Store(settings.data_dirs, soc=runtimes.npu_soc).scan()
     known = [*(manifest.name for manifest in found.manifests), *(problem.name for problem in found.problems)]
@@ -55,10 +60,36 @@ def check_models(
         raise ModelNotFound(wanted[key], known)
     for manifest in found.manifests:
         if not wanted or folded(manifest.name) in wanted:
+            if whole:
+                yield from _damage(manifest)
             yield from _model(manifest, settings, runtimes, fresh)
     for problem in found.problems:
         if not wanted or folded(problem.name) in wanted:
             yield told(_title(problem.name), "fail", problem.message, f"mend or remove {problem.path}")
+
+
+def _damage(manifest: Manifest) -> Iterator[Line]:
+    """Yield a line for each file of a converted model that is not the one that was written."""
+    path = next(iter(manifest.files.values())).parent / converted.MANIFEST
+    try:
+        own = converted.read(path, converted.PIPER) or converted.read(path, converted.SENSEVOICE)
+        if own is None or own.name != manifest.name:
+            return
+        listed = json.loads(path.read_bytes())["files"]
+    except (ModelError, OSError, ValueError):
+        # Told by those who look for models.
+        return
+    for name in own.sizes:
+        # What is missing or has another size is told by them, too.
+        if own.flaw(name) is None and (expected := listed[name].get("sha256")) is not None:
+            try:
+                with (path.parent / name).open("rb") as file:
+                    is_same = hashlib.file_digest(file, "sha256").hexdigest() == expected
+                text = f"{path.parent / name} is not what was converted: its sha256 is not the one in {path.name}"
+            except OSError as error:
+                is_same, text = False, f"{path.parent / name} cannot be read ({error.strerror})"
+            if not is_same:
+                yield Line(_title(manifest.name), "fail", text, f"copy it again, or {_CONVERT}")
 
 
 def _model(manifest: Manifest, settings: Settings, runtimes: Runtimes, fresh: bool) -> Iterator[Line]:
@@ -110,7 +141,7 @@ class _Test:
         """Load a graph, run it, and say how well it computed."""
         try:
             expected = Golden.read(golden) if golden.exists() else None
-            graph = accelerator.load(path, check_finite=False)
+            graph = accelerator.load(path, timeout_s=run_timeout_s(RknnFile.read(path)), check_finite=False)
             try:
                 verdict, when = self._verdict(graph, path, expected, accelerator)
             finally:

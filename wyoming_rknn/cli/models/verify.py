@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     runtimes.report()
     lines: list[Line] = []
     try:
-        for line in check_models(settings, runtimes, arguments.names):
+        for line in check_models(settings, runtimes, arguments.names, whole=True):
             lines.append(line)
             doctor.show(line)
     finally:

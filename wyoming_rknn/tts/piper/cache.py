@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from wyoming_rknn.models.formats import onnx_header
 from wyoming_rknn.models.store import CACHE_TAG
 
 FORMAT = 2
@@ -31,9 +32,10 @@ _STALE_S = 3600.0
 def digest(paths: Mapping[str, Path], root: Path) -> str:
     """Return the sha256 that names the entry of a voice: of its file, or of its files' sha256 if there are several.
 
-    Raises `OSError` if a file cannot be read.
+    Files with weights that graphs name belong to them. Raises `OSError` if a file cannot be read.
     """
-    hashes = [_file_digest(path, root / "stamps") for _, path in sorted(paths.items())]
+    files = [file for _, path in sorted(paths.items()) for file in (path, *_weights(path))]
+    hashes = [_file_digest(path, root / "stamps") for path in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
@@ -83,6 +85,17 @@ def publish(folder: Path, entry: Path, manifest: Mapping[str, Any]) -> None:
             return
         _remove(entry)
     raise FileExistsError(errno.EEXIST, "the entry cannot be replaced", str(entry))
+
+
+def _weights(graph: Path) -> list[Path]:
+    """Return the files that hold weights of a graph."""
+    header = onnx_header.read(graph)
+    paths = [] if header is None else [graph.parent / name for name in header.external]
+    for path in paths:
+        # A device, say, would be read for ever.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a file", str(path))
+    return paths
 
 
 def _remove(entry: Path) -> None:

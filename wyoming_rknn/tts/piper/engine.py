@@ -201,7 +201,9 @@ class PiperEngine:
                     f"{manifest.files['config'].name} says {config.hop} samples per frame, the graph makes "
                     f"{parts.hop}; take the config that belongs to the voice"
                 )
-            open_npu = partial(open_stage, manifest.name, manifest.files, self._runtimes, self._settings.cache)
+            open_npu = partial(
+                open_stage, manifest.name, manifest.files, config.rate_hz, self._runtimes, self._settings.cache
+            )
             voice = CutVoice(parts, config.hop, config.rate_hz, load, open_npu)
         return _Loaded(manifest.name, config, voice)
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wyoming_rknn.audio import Waveform
-from wyoming_rknn.errors import AcceleratorError, ModelError, ModelInvalid, RuntimeUnavailable
+from wyoming_rknn.errors import AcceleratorError, EngineError, ModelError, ModelInvalid, RuntimeUnavailable
 from wyoming_rknn.models.formats.piper_npu import NpuDecoder, npu_decoder
-from wyoming_rknn.npu.load import load_proven
+from wyoming_rknn.npu.load import WatchedGraph, load_proven
 from wyoming_rknn.npu.selftest import Golden
 from wyoming_rknn.runtime.accelerator import NpuGraph
 from wyoming_rknn.runtime.graph import Tensor
@@ -32,7 +32,7 @@ Reference: TypeAlias = Callable[[NDArray[np.float32], Mapping[str, Tensor], bool
 class NpuStage:
     """A decoder that is loaded on the NPU. Thread-safe."""
 
-    graph: NpuGraph
+    graph: WatchedGraph
     decoder: NpuDecoder
 
     @property
@@ -61,13 +61,18 @@ class NpuStage:
         shapes = self.decoder.condition_shapes
         return feeds | {name: conditions[name].reshape(shapes[name]) for name in self.decoder.conditions}
 
+    def rtf(self, rate_hz: int, cores: int) -> float:
+        """Return how long the NPU computes per second of speech on all its cores; 0 where it was not measured."""
+        kept_s = (self.decoder.frames - 2 * self.decoder.context_frames) * self.decoder.hop / rate_hz
+        return 0.0 if self.graph.run_ms is None else self.graph.run_ms / 1000 / cores / kept_s
+
     def close(self) -> None:
         """Free the NPU's memory."""
         self.graph.close()
 
 
 def open_stage(
-    name: str, files: Mapping[str, Path], runtimes: Runtimes, cache_dir: Path, reference: Reference | None
+    name: str, files: Mapping[str, Path], rate_hz: int, runtimes: Runtimes, cache_dir: Path, reference: Reference | None
 ) -> NpuStage | None:
     """Load a voice's decoder for the NPU and prove it; `None` if there is none, or it cannot be used.
 
@@ -94,7 +99,18 @@ def open_stage(
             name,
             decoder.frames,
         )
-    return NpuStage(graph, decoder)
+    stage = NpuStage(graph, decoder)
+    if reference is not None and stage.rtf(rate_hz, runtimes.accelerator.cores) > 1.0:
+        stage.close()
+        _LOGGER.warning(
+            "voice %s is decoded on the CPU: the NPU takes %.0f ms for %d frames, longer than they last; a voice of "
+            "lower quality suits it",
+            name,
+            graph.run_ms,
+            decoder.frames - 2 * decoder.context_frames,
+        )
+        return None
+    return stage
 
 
 def _golden(decoder: NpuDecoder, graph: NpuGraph, reference: Reference | None) -> Golden | None:
@@ -109,5 +125,10 @@ def _golden(decoder: NpuDecoder, graph: NpuGraph, reference: Reference | None) -
     }
     mask = {} if decoder.mask is None else {decoder.mask: np.ones((1, 1, decoder.frames), np.float32)}
     (shape,) = (spec.shape for spec in graph.outputs if spec.name == decoder.output)
-    samples = reference(latents, conditions, decoder.flow_inside).reshape([axis or 1 for axis in shape])
+    try:
+        samples = reference(latents, conditions, decoder.flow_inside).reshape([axis or 1 for axis in shape])
+    except (KeyError, ValueError, EngineError) as error:
+        raise ModelInvalid(
+            f"{decoder.file} does not fit the decoder.onnx beside it ({error}); take both from the same voice"
+        ) from error
     return Golden({decoder.input: latents, **mask, **conditions}, {decoder.output: samples}, _FLOOR_DB)

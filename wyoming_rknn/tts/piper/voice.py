@@ -98,7 +98,16 @@ class CutVoice:
         if self._decoder is None and self._npu is None:
             self.close()
             raise ModelInvalid("its decoder is for an NPU, which cannot be used here; put its decoder.onnx beside it")
-        self._latents = parts.latents or _latents_of(self._encoder.outputs, self._npu)
+        try:
+            if self._npu is not None and self._npu.decoder.hop != hop:
+                raise ModelInvalid(
+                    f"its config says {hop} samples per frame, its decoder for the NPU makes {self._npu.decoder.hop}; "
+                    "take the config that belongs to the voice"
+                )
+            self._latents = parts.latents or _latents_of(self._encoder.outputs, self._npu)
+        except ModelInvalid:
+            self.close()
+            raise
 
     def encode(self, ids: Sequence[int], scales: Scales, speaker_id: int) -> "CutUtterance":
         """Return the latents of a sentence. Raises `EngineError`."""
@@ -217,6 +226,7 @@ class CutUtterance:
         stage, graph = self._voice._parts.flow, self._voice._flow
         if stage is None or graph is None or end <= self._flowed:
             return
+        begin = min(begin, self._flowed)
         window = around(begin, end, stage.context_frames or self._frames, self._frames)
         flowed = _run(graph, stage, self._latents[:, :, window.fed_begin : window.fed_end], self._outputs)
         offset = begin - window.fed_begin
@@ -269,6 +279,11 @@ def _latents_of(outputs: Sequence[TensorSpec], npu: NpuStage | None) -> str:
     Raises `ModelInvalid`.
     """
     names = [spec.name for spec in outputs]
+    if npu is not None and (lacking := set(npu.decoder.conditions).difference(names)):
+        raise ModelInvalid(
+            f"its decoder for the NPU takes {', '.join(sorted(lacking))} but encoder.onnx gives {', '.join(names)}; "
+            "take both files from the same voice"
+        )
     if npu is not None and npu.decoder.input in names:
         return npu.decoder.input
     channels = 0 if npu is None else npu.decoder.channels

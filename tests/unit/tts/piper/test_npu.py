@@ -219,5 +219,5 @@ def test_an_npu_is_not_asked_for_where_there_is_none(caplog):
     from wyoming_rknn.tts.piper.npu import open_stage
 
     with caplog.at_level(logging.DEBUG):
-        assert open_stage("a", {"npu-decoder": Path("missing.rknn")}, on_cpu(), Path(), None) is None
+        assert open_stage("a", {"npu-decoder": Path("missing.rknn")}, 22_050, on_cpu(), Path(), None) is None
     assert not caplog.records
