@@ -16,6 +16,7 @@ from wyoming_rknn.convert.toolkit import BuildRequest, Toolkit, check_target
 from wyoming_rknn.errors import ConversionError, GraphNotSplittable, ModelFileMissing, UsageError
 from wyoming_rknn.models.formats import piper
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
+from wyoming_rknn.models.formats.piper_npu import LEAST_USEFUL
 from wyoming_rknn.npu.selftest import Golden
 from wyoming_rknn.runtime import onnx as cpu
 from wyoming_rknn.runtime.graph import Tensor
@@ -27,8 +28,6 @@ LAYOUT = "piper-parts"
 _FRAMES = {"rk3566": 32, "rk3568": 32}
 _USUAL_FRAMES = 55
 """Window widths that compile without register overflows on every SoC and with every toolkit."""
-_LEAST_USEFUL = 0.27
-"""Share of a window's frames that should be its result, the others being context: 15 of 55."""
 _TIMEOUT_S = 600.0
 _THREADS = 2
 _SEED = 20_241
@@ -149,7 +148,7 @@ def _width(voice: _Voice, target: str, options: ConvertOptions) -> int:
             f"window; set --frames {least} or more"
         )
     used = frames - 2 * voice.context_frames
-    if used < _LEAST_USEFUL * frames:
+    if used < LEAST_USEFUL * frames:
         _LOGGER.warning(
             "only %d of %d frames of each window of %s are used, the others are context: the NPU computes %.1f times "
             "what is heard; take more frames with --frames N as long as no register overflows, or leave it to the CPU",

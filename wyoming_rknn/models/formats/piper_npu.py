@@ -19,7 +19,7 @@ from wyoming_rknn.models.formats.rknn_file import RknnFile, RknnTensor
 
 _FLOW_FRAMES, _MEDIUM_FRAMES, _HIGH_FRAMES = 32, 11, 14
 """Frames of context per side by structure: of the flow, of decoders of "medium" and of "high" quality."""
-_LEAST_USEFUL = 0.27
+LEAST_USEFUL = 0.27
 """Part of a window that must be left when its context is taken off: 15 of 55 frames."""
 _FLOW = re.compile(rb"(?<![a-z])flows?[./]")
 _DECODER = re.compile(rb"resblocks|ConvTranspose")
@@ -75,7 +75,7 @@ def npu_decoder(path: Path, manifest: Path | None = None, golden: Path | None = 
         flow_inside = _has_flow(file, names, latents.name, channels)
         context = _context(names, flow_inside)
     # Where nothing would be left, an inexact window is better than none.
-    widest = (frames - math.ceil(_LEAST_USEFUL * frames)) // 2
+    widest = (frames - math.ceil(LEAST_USEFUL * frames)) // 2
     is_exact = context <= widest or (graph is not None and 2 * context < frames)
     return NpuDecoder(
         file=path,
