@@ -35,7 +35,9 @@ def test_commands_of_the_readme_work(command, tmp_path):
     if endless:
         words += " --uri tcp://127.0.0.1:0 --no-zeroconf"
     shell = f'"{sys.executable}" -m wyoming_rknn {words}'
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    # Nothing is fetched by tests.
+    hub = "http://127.0.0.1:9"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub}
     with subprocess.Popen(
         ["bash", "-c", f"exec {shell}"],
         cwd=tmp_path,
@@ -52,7 +54,9 @@ def test_commands_of_the_readme_work(command, tmp_path):
     if words.startswith("models convert"):
         # What is to be converted is not there; the rest of the command is right.
         assert f"{words.split()[2]} does not exist" in problems
-    expected = 1 if words == "health" or words.startswith("models convert") else 0
+    if words.startswith("models add"):
+        assert "127.0.0.1:9 " in problems
+    expected = 1 if words == "health" or words.startswith(("models convert", "models add")) else 0
     assert process.returncode == expected, problems
     assert "Traceback" not in problems
 

@@ -19,7 +19,7 @@ def test_without_models_the_folders_are_named(run, tmp_path):
     (tmp_path / "empty").mkdir()
     code, out, err = run("models", "list", "--data-dir", "empty")
     assert (code, out) == (0, b"")
-    assert err == "no models in empty; name folders with --data-dir\n"
+    assert err == ("no models in empty; name folders with --data-dir, or fetch one of `models list --available`\n")
     assert str(tmp_path / "data/wyoming-rknn") in run("models", "list")[2]
 
 

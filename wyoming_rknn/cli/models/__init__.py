@@ -3,11 +3,19 @@
 import argparse
 
 from wyoming_rknn.cli import Verb
-from wyoming_rknn.cli.models import convert, listing, split, verify
+from wyoming_rknn.cli.models import add, convert, listing, remove, split, update, verify
 
-HELP = "list and verify the installed models, cut or convert one"
+HELP = "list, fetch, remove and verify models, cut or convert one"
 
-_ACTIONS: dict[str, Verb] = {"list": listing, "verify": verify, "split": split, "convert": convert}
+_ACTIONS: dict[str, Verb] = {
+    "list": listing,
+    "add": add,
+    "remove": remove,
+    "update": update,
+    "verify": verify,
+    "split": split,
+    "convert": convert,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""How the files of a model come from a server into a folder, each checked before it counts."""
