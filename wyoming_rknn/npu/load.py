@@ -22,6 +22,7 @@ FAILURES = 3
 REST_S = 60.0
 """How long that is at first; twice as long each time that it fails again."""
 _LONGEST_REST_S = 3600.0
+_HICCUP_S = 0.5
 _WARNING_EVERY_S = 3600.0
 _SLOWEST_RTF = 0.5
 """Ten times what SenseVoice is reported to take on an RK3588: slower than this an NPU does not compute any more."""
@@ -151,8 +152,8 @@ class WatchedGraph:
     def _note_failure(self, error: AcceleratorError, begun_s: float) -> None:
         with self._guard:
             now_s = self._clock()
-            # Runs that were under way on other cores fail with it and are the same failure.
-            if begun_s >= self._failed_s:
+            # Runs that were under way on other cores, or begin within the same hiccup, are the same failure.
+            if begun_s >= self._failed_s + _HICCUP_S:
                 self._in_a_row += 1
                 if self._in_a_row > FAILURES:
                     self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)

@@ -60,6 +60,7 @@ def watched(graph, clock):
 
 def fail(watched, times=1):
     for _ in range(times):
+        watched._clock.now += 1
         with pytest.raises(AcceleratorError):
             watched.run(FEEDS)
 
@@ -117,9 +118,14 @@ def test_what_fails_on_all_cores_at_once_is_one_failure(graph, watched, clock):
     begun_s = clock.now
     graph.error = AcceleratorError("no")
     fail(watched)
-    # Two more that began with it.
+    # Two more that began with it, and many that fail at once.
     for _ in range(2):
         watched._note_failure(graph.error, begun_s)
+    graph.takes_s = 0.0
+    for _ in range(10):
+        with pytest.raises(AcceleratorError):
+            watched.run(FEEDS)
+        clock.now += 0.04
     fail(watched, FAILURES - 2)
     assert watched.usable
     fail(watched)
