@@ -20,7 +20,7 @@ from wyoming_rknn.errors import ConversionError
 
 @pytest.fixture(scope="session")
 def toolkit_cache() -> Path:
-    """Return the cache folder that keeps the environment: $WYOMING_RKNN_CACHE_DIR, else one for this session."""
+    """Return the folder of the environment: $WYOMING_RKNN_CACHE_DIR, else one that goes when the tests end."""
     return _cache()
 
 

@@ -17,7 +17,7 @@ from wyoming_rknn.errors import ConversionError, GraphNotSplittable, ModelFileMi
 from wyoming_rknn.models.formats import piper
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
 from wyoming_rknn.models.formats.piper_npu import LEAST_USEFUL
-from wyoming_rknn.npu.selftest import Golden
+from wyoming_rknn.npu.selftest import Golden, golden_path
 from wyoming_rknn.runtime import onnx as cpu
 from wyoming_rknn.runtime.graph import Tensor
 from wyoming_rknn.tts.piper import cache
@@ -239,21 +239,9 @@ def _convert_decoder(
     )
     graph.unlink()
     agreement = compare(f"{name} for {target}", golden, built.simulated)
-    golden.write(folder / "decoder.golden.npz")
-    return GraphReport(
-        file="decoder.rknn",
-        golden="decoder.golden.npz",
-        frames=frames,
-        snr_db=agreement.snr_db,
-        max_abs_error=agreement.max_abs_error,
-        seconds=built.seconds,
-        cpu_layers=built.cpu_layers,
-        regtask_lines=built.regtask_lines,
-        rknn_bytes=built.rknn.stat().st_size,
-        log=built.log,
-        context_frames=voice.context_frames,
-        errors=built.errors,
-    )
+    beside = golden_path(built.rknn)
+    golden.write(beside)
+    return GraphReport.of(built, agreement, beside, frames, voice.context_frames)
 
 
 def _custom_string(voice: _Voice, frames: int) -> str:

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from wyoming_rknn.convert.agreement import Agreement
+from wyoming_rknn.convert.toolkit import Built
 from wyoming_rknn.npu.selftest import FLOOR_DB
 
 
@@ -41,6 +44,26 @@ class GraphReport:
     """Of a graph that runs in windows: frames on either side that are computed for the sake of the others."""
     errors: tuple[str, ...] = ()
     """What the compiler complained of, other than registers."""
+
+    @classmethod
+    def of(
+        cls, built: Built, agreement: Agreement, golden: Path, frames: int, context_frames: int | None = None
+    ) -> Self:
+        """Return what is to be told of a graph that was built and compared."""
+        return cls(
+            file=built.rknn.name,
+            golden=golden.name,
+            frames=frames,
+            snr_db=agreement.snr_db,
+            max_abs_error=agreement.max_abs_error,
+            seconds=built.seconds,
+            cpu_layers=built.cpu_layers,
+            regtask_lines=built.regtask_lines,
+            rknn_bytes=built.rknn.stat().st_size,
+            log=built.log,
+            context_frames=context_frames,
+            errors=built.errors,
+        )
 
     @property
     def used_frames(self) -> int:

@@ -169,20 +169,7 @@ class _Conversion:
             )
         golden = golden_path(built.rknn)
         tried.golden.write(golden)
-        report = GraphReport(
-            file=built.rknn.name,
-            golden=golden.name,
-            frames=frames,
-            snr_db=closeness.snr_db,
-            max_abs_error=closeness.max_abs_error,
-            seconds=built.seconds,
-            cpu_layers=built.cpu_layers,
-            regtask_lines=built.regtask_lines,
-            rknn_bytes=built.rknn.stat().st_size,
-            log=built.log,
-            errors=built.errors,
-        )
-        return _Made(report, share, rescaled)
+        return _Made(GraphReport.of(built, closeness, golden, frames), share, rescaled)
 
     def _try(self, graph: Path, embedding: Features | None) -> _Tried:
         """Let the CPU hear speech in all languages, fed as the server feeds it."""

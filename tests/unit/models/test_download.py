@@ -5,11 +5,11 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from downloading import leave_part, options, workspace
 from serving_files import (
     Asked,
     FileServer,
@@ -32,36 +32,6 @@ from wyoming_rknn.models.fetching.failures import (
     RemoteFileMissing,
 )
 from wyoming_rknn.models.store import Store
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with FileServer() as running:
-        yield running
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "amy"
-
-
-def options(server: FileServer | None = None, **changes: object) -> DownloadOptions:
-    endpoint = server.url if server else "http://127.0.0.1:9"
-    return DownloadOptions(**{"endpoint": endpoint, "backoff_s": 0.01, "timeout_s": 5.0, **changes})  # type: ignore[arg-type]
-
-
-def workspace(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.download")
-
-
-def leave_part(folder: Path, name: str, content: bytes) -> Path:
-    part = workspace(folder) / f"{name}.part"
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(content)
-    return part
-
 
 # What comes, and where to.
 

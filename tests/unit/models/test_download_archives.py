@@ -4,7 +4,6 @@ import io
 import os
 import tarfile
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +17,6 @@ from wyoming_rknn.models.fetching.failures import DiskFull, DownloadError, HashM
 
 MEMBERS = ("model-1/model.rknn", "./model-1/tokens.txt")
 CONTENTS = {"model.rknn": os.urandom(200_000), "tokens.txt": b"<unk> 0\n"}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with FileServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from downloading import options
 from serving_files import (
     FileServer,
     RemoteModel,
@@ -24,29 +24,11 @@ from serving_files import (
     noise,
 )
 
-from wyoming_rknn.models.download import DownloadOptions, damaged, fetch
+from wyoming_rknn.models.download import damaged, fetch
 from wyoming_rknn.models.fetching.archive import outcome
 from wyoming_rknn.models.fetching.lock import locked
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with FileServer() as running:
-        yield running
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "amy"
-
-
-def options(server: FileServer | None = None, **changes: object) -> DownloadOptions:
-    endpoint = server.url if server else "http://127.0.0.1:9"
-    return DownloadOptions(**{"endpoint": endpoint, "backoff_s": 0.01, "timeout_s": 5.0, **changes})  # type: ignore[arg-type]
 
 
 CHILD = """
