@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Never, NoReturn
 
+from wyoming_rknn.cli import logs
 from wyoming_rknn.errors import UsageError, did_you_mean
 from wyoming_rknn.settings import (
     ADDON_OPTIONS,
@@ -82,3 +83,10 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     path = Path(named) if named else ADDON_OPTIONS if in_container(os.environ) and ADDON_OPTIONS.is_file() else None
     layers = (given, environment, from_file(path) if path is not None else {})
     return Settings.merge(*layers)
+
+
+def quiet_settings(arguments: argparse.Namespace, log_level: str = "warning") -> Settings:
+    """Return the settings, and log from `log_level` on unless the command line names another. Raises `UsageError`."""
+    settings = settings_from(arguments)
+    logs.configure(settings.log_level if "log_level" in arguments else log_level, settings.log_format)
+    return settings

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.cli.arguments import add_settings, quiet_settings
 from wyoming_rknn.errors import EngineError, ModelError, ModelNotFound, SpeechServerError
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Transcribe."""
-    settings = settings_from(arguments)
-    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    settings = quiet_settings(arguments)
     from wyoming_rknn.asr import programs
     from wyoming_rknn.cli import recognisers
     from wyoming_rknn.runtime.runtimes import Runtimes

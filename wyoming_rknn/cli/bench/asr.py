@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.cli.arguments import add_settings, quiet_settings
 from wyoming_rknn.errors import SpeechServerError
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every installed model, or the one named; those that cannot be used are reported."""
-    settings = settings_from(arguments)
-    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    settings = quiet_settings(arguments)
     from wyoming_rknn.runtime.runtimes import Runtimes
 
     runtimes = Runtimes.of(settings)

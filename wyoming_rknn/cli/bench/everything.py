@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import settings_from
+from wyoming_rknn.cli.arguments import quiet_settings
 from wyoming_rknn.cli.bench import asr, npu, tts
 from wyoming_rknn.errors import SpeechServerError
 
@@ -17,8 +16,7 @@ _T = TypeVar("_T")
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one report; what cannot be measured is named in it."""
-    settings = settings_from(arguments)
-    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    settings = quiet_settings(arguments)
     from wyoming_rknn.cli import doctor
     from wyoming_rknn.runtime.runtimes import Runtimes
 

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.cli.arguments import add_settings, quiet_settings
 from wyoming_rknn.errors import RuntimeUnavailable, SpeechServerError
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every graph for the NPU among the installed models. Raises `RuntimeUnavailable` without an NPU."""
-    settings = settings_from(arguments)
-    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    settings = quiet_settings(arguments)
     from wyoming_rknn.runtime.runtimes import Runtimes
 
     runtimes = Runtimes.of(settings)

@@ -8,8 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.cli.arguments import add_settings, quiet_settings
 from wyoming_rknn.errors import SpeechServerError
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every installed voice, or the one named."""
-    settings = settings_from(arguments)
-    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    settings = quiet_settings(arguments)
     from wyoming_rknn.runtime.runtimes import Runtimes
 
     runtimes = Runtimes.of(settings)

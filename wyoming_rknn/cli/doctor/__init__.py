@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.cli.arguments import add_settings, quiet_settings
 from wyoming_rknn.cli.doctor.lines import STATES, Check, Line
 
 if TYPE_CHECKING:
@@ -33,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look at everything."""
-    settings = settings_from(arguments)
     # What would be logged is said by the lines, with its fix.
-    logs.configure(settings.log_level if "log_level" in arguments else "error", settings.log_format)
+    settings = quiet_settings(arguments, log_level="error")
     from wyoming_rknn.runtime.runtimes import Runtimes
 
     if hasattr(sys.stdout, "reconfigure"):

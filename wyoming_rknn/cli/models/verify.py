@@ -2,8 +2,7 @@
 
 import argparse
 
-from wyoming_rknn.cli import logs
-from wyoming_rknn.cli.arguments import add_settings, settings_from
+from wyoming_rknn.cli.arguments import add_settings, quiet_settings
 
 HELP = "check the installed models' files, and let the NPU reproduce their golden outputs"
 
@@ -20,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify."""
-    settings = settings_from(arguments)
-    logs.configure(settings.log_level if "log_level" in arguments else "warning", settings.log_format)
+    settings = quiet_settings(arguments)
     from wyoming_rknn.cli import doctor
     from wyoming_rknn.cli.doctor.lines import Line
     from wyoming_rknn.cli.doctor.verify import check_models
