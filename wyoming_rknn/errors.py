@@ -7,6 +7,7 @@
     │   ├── InvalidRequest              a well-formed event with unusable fields
     │   ├── VoiceNotFound (LookupError)
     │   ├── ModelNotFound (LookupError)
+    │   │   └── NotInCatalog            there is no such model to be fetched
     │   ├── ProgramNotFound (LookupError)
     │   ├── Busy                        too many requests at once
     │   ├── RequestTimeout              the rest of the request never came
@@ -16,8 +17,17 @@
     │   ├── ModelInvalid                broken, foreign, or not what its config says
     │   ├── GraphNotSplittable          a voice that has no place to cut
     │   └── ConversionError             a model cannot be made ready for an NPU
+    ├── DownloadError                   a model could not be fetched; what came of it is kept and continued
+    │   ├── NetworkUnavailable
+    │   ├── RemoteFileMissing
+    │   ├── ModelGated                  the server wants a licence accepted
+    │   ├── HashMismatch
+    │   ├── DiskFull
+    │   └── FolderNotWritable
     ├── EngineError                     an engine failed while it worked
     │   └── AcceleratorError            an NPU failed, hung, or computed what cannot be right
+    │       ├── AcceleratorBusy         it has too much to do; in `runtime.accelerator`
+    │       └── CallFailed              its library returned an error; in `runtime.rknn_library`
     ├── RuntimeUnavailable              what would compute is not there: a library, a driver, an NPU
     └── SoundUnreadable                 a file that is no sound we can read
 
@@ -85,6 +95,20 @@ class ModelNotFound(RequestError, LookupError):
             super().__init__(f"model {wanted!r} is not installed{fix}")
 
 
+class NotInCatalog(ModelNotFound):
+    """No model of the catalogue has the name that was asked for."""
+
+    code = "not-in-catalog"
+
+    def __init__(self, wanted: str, known: Iterable[str], holding: Iterable[str] = ()) -> None:
+        """Tell of names `known`, first of those `holding` what was asked for."""
+        if names := list(holding):
+            fix = f"; did you mean {' or '.join(names)}?"
+        else:
+            fix = did_you_mean(wanted, known) or "; `wyoming-rknn models list --available` shows what there is"
+        RequestError.__init__(self, f"no model of the catalogue is called {wanted!r}{fix}")
+
+
 class ProgramNotFound(RequestError, LookupError):
     """No program has the name given to `select-program`."""
 
@@ -143,6 +167,48 @@ class ConversionError(ModelError):
     """A model cannot be converted for an NPU."""
 
     code = "conversion-failed"
+
+
+class DownloadError(SpeechServerError):
+    """A model could not be downloaded; what came of it so far is kept and continued the next time."""
+
+    code = "download-failed"
+
+
+class NetworkUnavailable(DownloadError):
+    """The server cannot be reached, or failed again and again."""
+
+    code = "network-unavailable"
+
+
+class RemoteFileMissing(DownloadError):
+    """The server does not have the file."""
+
+    code = "remote-file-missing"
+
+
+class ModelGated(DownloadError):
+    """The server gives the file only to those who accepted a licence or have access."""
+
+    code = "model-gated"
+
+
+class HashMismatch(DownloadError):
+    """What the server sent is not the file that was asked for."""
+
+    code = "hash-mismatch"
+
+
+class DiskFull(DownloadError):
+    """The disk has no room."""
+
+    code = "disk-full"
+
+
+class FolderNotWritable(DownloadError):
+    """The folder for models must not be written to."""
+
+    code = "folder-not-writable"
 
 
 class EngineError(SpeechServerError):

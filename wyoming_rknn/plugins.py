@@ -20,6 +20,14 @@ class Diagnosing(Protocol):
         """Return, by name, what is wrong with what the engine leaves out for that; looks at the disk."""
 
 
+@runtime_checkable
+class Fetching(Protocol):
+    """An engine that lists voices which are not here."""
+
+    def fetch(self, voice: str) -> None:
+        """Begin to fetch a listed voice in the background, unless that goes on. Returns at once, raises nothing."""
+
+
 def create(group: str, order: Sequence[str], kind: str, settings: Settings, runtimes: Runtimes) -> Iterator[Any]:
     """Yield the engine of every entry point of `group`, those named by `order` first, the others by name.
 

@@ -76,6 +76,17 @@ class Settings:
     window_growth: float = _setting("factor from one decoder window to the next, 1 to 4", metavar="X", default=2.0)
     max_window: int = _setting("most decoder frames in one window, 16 to 1024", metavar="FRAMES", default=192)
     fallback_voice: bool = _setting("speak with the default voice when a voice is unknown", default=False)
+    auto_download: bool = _setting(
+        "offer the catalogue's voices as if they were installed; the first request for one fetches it, while an"
+        " installed voice of its language answers",
+        default=False,
+    )
+    auto_download_language: tuple[str, ...] = _setting(
+        "language of which --auto-download offers voices, such as de or en-GB; repeatable (default: --language, else"
+        " en)",
+        metavar="TAG",
+        default=(),
+    )
 
     asr_engine: str | None = _setting(
         "speech-to-text program listed first (default sensevoice)", metavar="NAME", default=None
@@ -113,7 +124,28 @@ class Settings:
     rknn_library: Path | None = _setting(
         "librknnrt.so to use (default: where the system keeps it)", metavar="FILE", default=None
     )
+    rkllm_library: Path | None = _setting(
+        "librkllmrt.so to use for language models (default: where the system keeps it)", metavar="FILE", default=None
+    )
+    rkllm_version: str | None = _setting(
+        "version of librkllmrt, such as 1.2.3 (default: as its file says)", metavar="VERSION", default=None
+    )
     threads: int = _setting("CPU threads for a computation (0: all fast cores, at most 4)", metavar="N", default=0)
+    memory_budget: int | None = _setting(
+        "memory that loaded models may take together, about; the least recently used give way to others (0: no limit;"
+        " default: three quarters of the machine's or the container's)",
+        metavar="MB",
+        default=None,
+    )
+    idle_unload: float = _setting(
+        "seconds after which a model that nobody used is unloaded; 0 for never", metavar="SECONDS", default=0.0
+    )
+    preload: tuple[str, ...] = _setting(
+        "what is loaded at the start: default for what speaks and listens when nothing is named, all, none, or the name"
+        " of a voice or model; repeatable (default: default)",
+        metavar="default|all|none|NAME",
+        default=(),
+    )
     cpu_affinity: str = _setting(
         "CPU cores that compute: auto for the fast ones, none for all, or a list such as 4-7 or 4,5",
         metavar="auto|none|LIST",
@@ -138,6 +170,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{option(name)} must be between {low:.9g} and {high:.9g}, not {value:.9g}")
+
+        if "none" in self.preload and len(self.preload) > 1:
+            raise UsageError("--preload none excludes everything else; leave one of them out")
 
     @property
     def data_dirs(self) -> tuple[Path, ...]:
@@ -180,6 +215,8 @@ _RANGES = (
     ("vad_endpointing", 0.0, 10.0),
     ("max_utterance", 1.0, 3600.0),
     ("threads", 0, 256),
+    ("memory_budget", 0, 1 << 20),
+    ("idle_unload", 0.0, 604800.0),
     ("max_connections", 1, 65536),
     ("max_requests", 1, 4096),
     ("idle_timeout", 0.1, 86400.0),

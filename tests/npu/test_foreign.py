@@ -83,13 +83,14 @@ def said(settings):
     runtimes = Runtimes.of(settings)
     scheduler = runtimes.scheduler()
     engine = PiperEngine(settings, Store(settings.data_dirs), runtimes)
-    (voice,) = engine.voices()
-    spoken = np.concatenate(list(engine.speak(SpeechRequest(TEXT, voice.name), scheduler.stream())))
-    jobs = scheduler.jobs(NPU)
-    assert scheduler.close(10)
-    engine.close()
-    runtimes.close()
-    return spoken, jobs
+    try:
+        (voice,) = engine.voices()
+        spoken = np.concatenate(list(engine.speak(SpeechRequest(TEXT, voice.name), scheduler.stream())))
+        return spoken, scheduler.jobs(NPU)
+    finally:
+        assert scheduler.close(10)
+        engine.close()
+        runtimes.close()
 
 
 @pytest.fixture

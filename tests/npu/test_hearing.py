@@ -171,7 +171,7 @@ def test_without_another_graph_a_failure_is_told(hearing, buckets, clips, contro
 def test_a_bucket_that_fails_gives_way_to_a_longer_one(hearing, buckets, clips, control):
     npu = hearing(buckets)
     assert npu(clips[0]) == clips[0].text
-    short = npu.engine._shelf.get("model")._buckets[0]
+    short = npu.engine._installed.load("model")._buckets[0]
     run = short.graph.run
     short.graph.run = lambda *_: (_ for _ in ()).throw(AcceleratorError("no"))
     assert npu(clips[0]) == clips[0].text

@@ -67,7 +67,7 @@ def clips() -> list[Clip]:
 def split_cache(voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cache folder in which the voices that are spoken with are cut already."""
     cache = tmp_path_factory.mktemp("cache")
-    for voice in ("sano-hfc", "random-medium"):
+    for voice in ("sano-hfc", "random-tiny", "random-medium"):
         options = ("--data-dir", str(voices), "--cache-dir", str(cache), "--voice", voice)
         server = ServerProcess(tmp_path_factory.mktemp("server"), *options)
         try:

@@ -226,10 +226,10 @@ def _cutting(launch: Callable[..., ServerProcess], voices: Path) -> tuple[Server
 def test_c11_the_server_ends_while_a_real_voice_is_cut(launch: Callable[..., ServerProcess], voices: Path):
     server, _ = _cutting(launch, voices)
     with dial(server.uri) as connection, connection.makefile("rb") as answer:
-        connection.sendall(frame("synthesize", {"text": "Hello.", "voice": {"name": "random-medium"}}))
+        connection.sendall(frame("synthesize", {"text": "Hello. " * 500, "voice": {"name": "random-medium"}}))
         time.sleep(0.1)
         assert server.stop() < IN_TIME_S
-        assert list(types_and_codes(answer)) == [("error", "shutting-down")]
+        assert list(types_and_codes(answer))[-1] == ("error", "shutting-down")
     server.check_log()
 
 

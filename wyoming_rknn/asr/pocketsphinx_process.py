@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import wyoming_rknn
-from wyoming_rknn.asr.pocketsphinx_worker import CHUNK_BYTES, HEADER, ending
+from wyoming_rknn.asr.pocketsphinx_worker import CHUNK_BYTES, HEADER
 from wyoming_rknn.errors import Cancelled, EngineError, ModelError
+from wyoming_rknn.runtime.child import ending
 from wyoming_rknn.runtime.graph import Cancellation
 
 _LOGGER = logging.getLogger(__name__)

@@ -20,6 +20,8 @@ import struct
 import sys
 from typing import Any
 
+from wyoming_rknn.runtime.child import ending
+
 HEADER = struct.Struct("<II")
 CHUNK_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -47,14 +49,6 @@ def serve(stdin: int, stdout: int) -> None:
                 _write(stdout, number, answer)
         del pcm
         message = message or _read(stdin)
-
-
-def ending(code: int) -> str:
-    """Say how a process ended, as the rest of a sentence about it."""
-    if code < 0:
-        memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return f"was ended by signal {-code}{memory}"
-    return f"ended with exit code {code}"
 
 
 def _decoded_apart(

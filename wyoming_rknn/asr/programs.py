@@ -16,9 +16,9 @@ _LOGGER = logging.getLogger(__name__)
 ENTRY_POINTS = "wyoming_rknn.asr"
 BUILT_IN = "pocketsphinx"
 """The program that needs no model; comes last, whatever else there is."""
-_BUILT_IN_ORDER = ("sensevoice",)
+_BUILT_IN_ORDER = ("sensevoice", "qwen3-asr")
 _CANTONESE = {"zh-hk", "zh-mo", "zh-yue"}
-_ALIASES = {"cmn": "zh", "jp": "ja", "kr": "ko", "cn": "zh"}
+_ALIASES = {"cmn": "zh", "jp": "ja", "kr": "ko", "cn": "zh", "tl": "fil", "in": "id"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never, NoReturn
 
@@ -86,7 +87,10 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 
 
 def quiet_settings(arguments: argparse.Namespace, log_level: str = "warning") -> Settings:
-    """Return the settings, and log from `log_level` on unless the command line names another. Raises `UsageError`."""
-    settings = settings_from(arguments)
+    """Return the settings, and log from `log_level` on unless the command line names another. Raises `UsageError`.
+
+    For commands that end soon: they go by what is here, and fetch nothing that would come too late.
+    """
+    settings = replace(settings_from(arguments), auto_download=False)
     logs.configure(settings.log_level if "log_level" in arguments else log_level, settings.log_format)
     return settings

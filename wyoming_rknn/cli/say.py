@@ -5,7 +5,7 @@ import os
 import sys
 import wave
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -55,22 +55,29 @@ def _speak(
     from dataclasses import replace
 
     from wyoming_rknn.runtime.runtimes import Runtimes
+    from wyoming_rknn.runtime.scheduler import BUSY_S
     from wyoming_rknn.tts import programs
     from wyoming_rknn.tts.narrator import Manner, Narrator, TextFeed
     from wyoming_rknn.tts.programs import Wanted
 
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
     settings = replace(settings, length_scale=settings.length_scale / arguments.speed)
-    runtimes = Runtimes.of(settings)
-    runtimes.report()
-    choice = programs.load(settings, runtimes).choose(Wanted(settings.voice, settings.language, arguments.speaker))
-    scheduler = runtimes.scheduler()
-    feed = TextFeed(choice.voice.language, is_ssml=arguments.ssml, reads_phonemes=choice.voice.reads_phonemes)
-    feed.write(text)
-    feed.end()
-    manner = Manner(choice.speaker, settings.sentence_silence)
-    narrator = Narrator(choice.engine, choice.voice, manner, scheduler.stream())
-    write(narrator.narrate(feed), choice.voice.rate_hz)
+    with ExitStack() as opened:
+        runtimes = Runtimes.of(settings)
+        opened.callback(runtimes.close)
+        runtimes.report()
+        found = programs.load(settings, runtimes)
+        opened.callback(found.close)
+        choice = found.choose(Wanted(settings.voice, settings.language, arguments.speaker))
+        scheduler = runtimes.scheduler()
+        # The interpreter must not end while a device computes.
+        opened.callback(scheduler.close, BUSY_S)
+        feed = TextFeed(choice.voice.language, is_ssml=arguments.ssml, reads_phonemes=choice.voice.reads_phonemes)
+        feed.write(text)
+        feed.end()
+        manner = Manner(choice.speaker, settings.sentence_silence)
+        narrator = Narrator(choice.engine, choice.voice, manner, scheduler.stream())
+        write(narrator.narrate(feed), choice.voice.rate_hz)
 
 
 @contextmanager

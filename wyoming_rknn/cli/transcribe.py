@@ -23,15 +23,14 @@ HELP = "write down what is said in sound files"
 
 _SETTINGS = (
     "data_dir", "cache_dir", "asr_engine", "asr_model", "language", "no_itn", "no_full_stop", "vad_threshold",
-    "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
+    "runtime", "soc", "rknn_library", "rkllm_library", "rkllm_version", "threads", "cpu_affinity",
+    "log_level", "log_format",
 )  # fmt: skip
 _OUTPUT = """Each file becomes one line of UTF-8 on stdout: its text, empty if nobody speaks in it. With several files
 the line begins with the file's name and a tab. A file that cannot be read is reported on stderr, the others are
 transcribed all the same, and the exit code is 1."""
 _LONGEST_S = 1e9
 """A file ends by itself: however long it is, all of it is transcribed."""
-_BUSY_S = 5.0
-"""How long a computation may take to finish once its result is not wanted any more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wyoming_rknn.asr import programs
     from wyoming_rknn.cli import recognisers
     from wyoming_rknn.runtime.runtimes import Runtimes
+    from wyoming_rknn.runtime.scheduler import BUSY_S
 
     # The locale's encoding may lack what is spoken; a name of bytes that are no text comes out as it went in.
     if hasattr(sys.stdout, "reconfigure"):
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 begin = f"{name}\t" if len(arguments.files) > 1 else ""
                 print(begin + heard.text, flush=True)
     finally:
-        scheduler.close(_BUSY_S)
+        scheduler.close(BUSY_S)
         found.close()
         runtimes.close()
     if arguments.json:
@@ -144,8 +144,10 @@ class _Session:
 
     def leave(self) -> None:
         """Do no more than what is under way, and wait for its end."""
+        from wyoming_rknn.runtime.scheduler import BUSY_S
+
         self._left = True
-        self._over.wait(_BUSY_S)
+        self._over.wait(BUSY_S)
 
 
 def _described(name: str, choice: "AsrChoice", heard: "Heard") -> dict[str, Any]:

@@ -16,10 +16,9 @@ from typing import Any
 import wyoming_rknn
 from wyoming_rknn.convert.report import GraphReport
 from wyoming_rknn.errors import ConversionError, SpeechServerError, UsageError
-
-MANIFEST = "manifest.json"
-FORMAT = 1
-"""Version of the manifest."""
+from wyoming_rknn.models import record
+from wyoming_rknn.models.record import FORMAT, MANIFEST
+from wyoming_rknn.models.store import Store
 
 # Hidden, so that a store which searches the folder above does not take it for a model.
 _WORKSPACE_PREFIX = ".tmp-"
@@ -79,10 +78,12 @@ def write_manifest(
     toolkit: str,
     graphs: Sequence[GraphReport],
     more: Mapping[str, Mapping[str, Any]] | None = None,
+    made_of: Path | None = None,
 ) -> None:
     """Write `manifest.json` for all that lies in `folder`. Raises `OSError`.
 
-    `source` is the name and sha256 of what was converted, `more` further keys.
+    `source` is the name and sha256 of what was converted, `more` further keys. The licence is that of the model which
+    is installed in `made_of`, or of which that is a file; languages and rate are those that the result is found with.
     """
     manifest = {
         "format": FORMAT,
@@ -93,6 +94,7 @@ def write_manifest(
         "program": wyoming_rknn.__version__,
         "target": target,
         "toolkit": toolkit,
+        **_licence(made_of),
         "files": {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
         **(more or {}),
         "graphs": [
@@ -112,10 +114,27 @@ def write_manifest(
             for graph in graphs
         ],
     }
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+    _write(folder / MANIFEST, manifest)
+    for found in Store((folder,), max_depth=0).scan().manifests:
+        if found.name == name:
+            _write(folder / MANIFEST, {**manifest, "languages": list(found.languages), "rate_hz": found.rate_hz})
+
+
+def _write(path: Path, manifest: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _licence(made_of: Path | None) -> dict[str, str]:
+    if made_of is None:
+        return {}
+    folder = made_of if made_of.is_dir() else made_of.parent
+    known = record.read(folder)
+    if known is None or not known.licence or not (made_of == folder or made_of.name in known.files):
+        return {}
+    return {"licence": known.licence}
 
 
 def _facts(path: Path) -> dict[str, int | str]:

@@ -87,6 +87,7 @@ def convert_voice(
             toolkit=toolkit.version,
             graphs=(graph,),
             more={"parts": _description(voice.parts, voice.decoder)},
+            made_of=source,
         )
     return ConversionReport(out, target, toolkit.version, (graph,))
 

@@ -43,7 +43,13 @@ class Probe:
 
     def rows(self, count: int, first: str) -> Features:
         """Return `count` stacked frames, float32 [count, 560], of speech that begins in one language and goes on."""
-        wanted = _WINDOW + _FRAME * (SHIFT * count - 1)
+        fbank = Fbank()
+        fbank.accept(self.speech(_WINDOW + _FRAME * (SHIFT * count - 1), first))
+        return stack_frames(fbank.frames()[: SHIFT * count])
+
+    def speech(self, count: int, first: str) -> Waveform:
+        """Return `count` samples at 16 kHz, float32, of speech that begins in one language and goes on."""
+        wanted = count
         begin = self.languages.index(first)
         parts: list[Waveform] = []
         for part in cycle((*self._spoken[begin:], *self._spoken[:begin])):
@@ -51,9 +57,7 @@ class Probe:
             wanted -= part.size
             if wanted <= 0:
                 break
-        fbank = Fbank()
-        fbank.accept(np.concatenate(parts))
-        return stack_frames(fbank.frames()[: SHIFT * count])
+        return np.concatenate(parts)[:count]
 
 
 def _spoken(voice: str, text: str) -> Waveform:

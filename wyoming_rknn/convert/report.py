@@ -17,6 +17,8 @@ class ConvertOptions:
     """Width of a voice's decoder window (default: 55, on rk3566 and rk3568 32)."""
     seconds: tuple[int, ...] | None = None
     """Buckets of a recogniser that is made static (default: 3, 5, 10 and 20)."""
+    precisions: tuple[str, ...] | None = None
+    """Of Qwen3-ASR's language model: fp32, int8, int4 (default: int8)."""
     timeout_s: float | None = None
     """For one graph (default: 600 of a voice, 3600 of a recogniser)."""
     allow_regtask: bool = False

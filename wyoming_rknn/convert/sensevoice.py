@@ -270,6 +270,7 @@ def convert_sensevoice(
                 "agreement": {one.report.file: round(one.agreement, 4) for one in made},
                 "divisors": {one.report.file: one.rescaled.divisor for one in made},
             },
+            made_of=source,
         )
     return ConversionReport(out, target, toolkit.version, reports)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from wyoming_rknn.errors import ModelInvalid, ModelNotFound, RequestError, did_you_mean
+from wyoming_rknn.errors import ModelInvalid, NotInCatalog
 from wyoming_rknn.models import catalog_form
 from wyoming_rknn.models.catalog_entry import CatalogEntry
 from wyoming_rknn.models.formats.piper_config import bcp47
@@ -20,18 +20,6 @@ _SAME_LANGUAGE = {"nb": "no", "nn": "no", "cmn": "zh"}
 """What others call languages of the catalogue."""
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class NotInCatalog(ModelNotFound):
-    """No model of the catalogue has the name that was asked for."""
-
-    def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        names = list(known)
-        part = folded(wanted)
-        holding = sorted(name for name in names if part and part in folded(name))[:_SUGGESTIONS]
-        fix = f"; did you mean {' or '.join(holding)}?" if holding else did_you_mean(wanted, names)
-        fix = fix or "; `wyoming-rknn models list --available` shows what there is"
-        RequestError.__init__(self, f"no model of the catalogue is called {wanted!r}{fix}")
 
 
 class Catalog:
@@ -77,7 +65,9 @@ class Catalog:
             found = next((entry for entry in self._entries if is_it(entry)), None)
             if found is not None:
                 return found
-        raise NotInCatalog(name, (entry.name for entry in self._entries))
+        names = [entry.name for entry in self._entries]
+        holding = sorted(each for each in names if wanted and wanted in folded(each))
+        raise NotInCatalog(name, names, holding[:_SUGGESTIONS])
 
     def available(
         self, kind: str | None = None, language: str | None = None, soc: str | None = None

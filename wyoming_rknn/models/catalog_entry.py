@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-SUPPORTED_FORMATS = frozenset({"piper", "piper-pair", "sensevoice-funasr", "sensevoice-sherpa", "sensevoice-npu"})
+SUPPORTED_FORMATS = frozenset(
+    {
+        *("piper", "piper-pair"),
+        *("qwen3-asr", "qwen3-asr-rkllm", "qwen3-asr-sherpa"),
+        *("sensevoice-funasr", "sensevoice-sherpa", "sensevoice-npu"),
+    }
+)
 """Layouts that an engine of this version reads."""
 
 HUB = "https://huggingface.co"

@@ -19,13 +19,14 @@ from wyoming_rknn.errors import ModelInvalid
 from wyoming_rknn.models import piper_voices
 from wyoming_rknn.models.catalog_entry import CatalogEntry, CatalogFile, CatalogSource
 from wyoming_rknn.models.formats.piper_config import bcp47
+from wyoming_rknn.models.piper_voices import is_text
 
 KINDS = ("tts", "asr")
 
 _MAX_BYTES = 8 * 1024 * 1024
 _MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-_URL = re.compile(r"https?://[^\s/]+/\S*")
+_URL = re.compile(r"https?://[^\s/@]+/\S*")
 _PIPER_FIELDS = ("origin", "repo", "revision", "licence", "languages", "voices")
 
 _Json: TypeAlias = Mapping[str, Any]
@@ -75,7 +76,7 @@ class _Fields:
 
     def texts(self, field: str) -> tuple[str, ...]:
         values = self.items(field)
-        if not all(value and _is_text(value) for value in values):
+        if not all(value and is_text(value) for value in values):
             raise self.wrong(field, "a list of texts")
         return tuple(values)
 
@@ -162,7 +163,7 @@ def _file(path: Path, place: str, item: object, repo: str | None, revision: str)
     name = fields.text("name")
     if not _is_plain(name):
         raise fields.wrong("name", "a path below the model's folder, without dots at the beginning of its parts")
-    url = fields.matching("url", _URL, "an address that begins with https://")
+    url = fields.matching("url", _URL, "an address that begins with https:// and has no password")
     repo = fields.matching("repo", _REPO, "like OWNER/NAME") or repo
     if url is not None:
         source = CatalogSource(url=url)
@@ -189,7 +190,7 @@ def _voices(path: Path, section: object) -> list[CatalogEntry]:
     revision = fields.text("revision", piper_voices.REVISION)
     licence = fields.text("licence", piper_voices.LICENCE)
     languages, voices = (fields.content.get(field, {}) for field in ("languages", "voices"))
-    if not isinstance(languages, Mapping) or not all(map(_is_text, languages.values())):
+    if not isinstance(languages, Mapping) or not all(map(is_text, languages.values())):
         raise fields.wrong("languages", "an object of texts")
     if not isinstance(voices, Mapping):
         raise fields.wrong("voices", "an object")
@@ -204,14 +205,11 @@ def _voices(path: Path, section: object) -> list[CatalogEntry]:
 
 def _voice(key: str, row: Any, repo: str, revision: str, licence: str, languages: _Json) -> CatalogEntry:  # noqa: ANN401
     """Return a voice; raises `AttributeError`, `TypeError` or `ValueError` if its row is not of the form."""
+    piper_voices.check_row(key, row)
     code, _, quality = piper_voices.parts(key)
-    if not _is_text(key) or len(row) not in (6, 7):
-        raise ValueError(row)
     more = row[6] if len(row) == 7 else {}
     speakers, aliases = (tuple(more.get(field, ())) for field in ("speakers", "aliases"))
     sizes, hashes = row[0:6:2], row[1:6:2]
-    if not (all(map(_is_text, (*speakers, *aliases))) and all(map(_is_size, sizes)) and all(map(_is_md5, hashes))):
-        raise ValueError(row)
     tag = bcp47(code)
     return CatalogEntry(
         name=key,
@@ -230,18 +228,6 @@ def _voice(key: str, row: Any, repo: str, revision: str, licence: str, languages
         ),
         aliases=aliases,
     )
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable()
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_md5(value: object) -> bool:
-    return isinstance(value, str) and _MD5.fullmatch(value) is not None
 
 
 def _is_plain(name: str) -> bool:

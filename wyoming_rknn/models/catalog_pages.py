@@ -5,6 +5,8 @@ from itertools import groupby
 
 from wyoming_rknn.models.catalog import Catalog
 from wyoming_rknn.models.catalog_entry import HUB, SUPPORTED_FORMATS, CatalogEntry
+from wyoming_rknn.models.defaults import STRONG_SOCS, WEAK_SOCS, defaults
+from wyoming_rknn.models.fetching.archive import SUFFIXES
 from wyoming_rknn.models.piper_voices import QUALITIES, REPO
 
 _VOICES_HEAD = """# Voices
@@ -29,6 +31,28 @@ with the program: it is fetched from where its makers put it, under their licenc
 * † No engine of this version reads it.
 * ‡ Which files it has is not known; fetch it by hand from the page that is linked.
 * § It is an archive of which only some files are wanted.
+"""
+_DEFAULTS = """## What suits a board
+
+`wyoming-rknn models add default --language TAG` installs, and makes ready for the first start:
+
+{table}
+A model for the board's NPU takes the place of either where the catalogue, or [your own](#your-own-catalogue), has one
+of the same voice or the same kind of recogniser that is made for this SoC and has a `sha256` for every file. If it has
+no graph for the CPU, the one for the CPU is installed as well and steps in where the NPU fails.
+"""
+_QWEN3 = """## Qwen3-ASR for your board
+
+What can be fetched runs on the CPU. `wyoming-rknn models convert` makes the audio encoder for an NPU of a published
+checkpoint; the language model for an NPU is made by Rockchip's own toolkit: [qwen3-asr.md](qwen3-asr.md) tells how.
+"""
+_OTHERS = """## Files of your own
+
+`wyoming-rknn models add PATH` copies a model that lies on this machine: a Piper voice's `.onnx` with its `.onnx.json`
+beside it, a recogniser's graph with what belongs to it, the folder of such a model, or an archive of it ({suffixes}).
+`wyoming-rknn models add URL` fetches a voice's `.onnx`, with the `.onnx.json` beside it, or an archive, from any
+http(s) address or from a file's page of the hub. Nothing is installed in which no model is found; `--name NAME` gives
+it another name.
 """
 _OWN = """## Your own catalogue
 
@@ -72,6 +96,8 @@ A file that is not of this form is left out with one warning that names the line
 """
 _MANY = 10
 _KIND_TITLES = {"asr": "Speech to text", "tts": "Voices for an NPU, and others"}
+_SHOWN_LANGUAGES = ("en-US", "en-GB", "de", "es", "fr", "it", "nl", "pl", "pt-BR", "ru", "uk", "zh", "yue", "ja", "ko")
+_NO_NPU = "x86-64 or Arm without an NPU"
 
 
 def voices_page(catalog: Catalog) -> str:
@@ -97,11 +123,14 @@ def models_page(catalog: Catalog) -> str:
     """Return the page of all other models, and how a user adds some."""
     others = [entry for entry in catalog.entries if not _is_piper(entry)]
     sections = [_MODELS_HEAD.format(count=len(catalog.entries) - len(others))]
+    sections.append(_DEFAULTS.format(table=_defaults_table(catalog)))
     for kind, title in _KIND_TITLES.items():
         rows = [_model_row(entry) for entry in others if entry.kind == kind]
         if rows:
             columns = ("model", "languages", "precision, length", "NPU", "toolkit", "MB", "licence", "from", "remark")
             sections.append(f"## {title}\n\n{_table(columns, rows)}")
+    sections.append(_QWEN3)
+    sections.append(_OTHERS.format(suffixes=_names(SUFFIXES)))
     return "\n".join([*sections, _OWN.replace("FORMATS", _names(sorted(SUPPORTED_FORMATS)))])
 
 
@@ -111,6 +140,20 @@ def megabytes(entry: CatalogEntry) -> str:
         return ""
     size = f"{entry.bytes / 1e6:.1f}" if entry.bytes < 100e6 else f"{entry.bytes / 1e6:.0f}"
     return size if entry.has_exact_size else f"about {size}"
+
+
+def _defaults_table(catalog: Catalog) -> str:
+    """Return what is installed, by language and by boards that get the same."""
+    boards: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for soc in (*STRONG_SOCS, None, *WEAK_SOCS):
+        taken = tuple(tuple(entry.name for entry in defaults(catalog, language, soc)) for language in _SHOWN_LANGUAGES)
+        boards.setdefault(taken, []).append(soc.upper() if soc else _NO_NPU)
+    columns = ("--language", *(", ".join(names) for names in boards.values()))
+    rows = (
+        (language, *("<br>".join(f"`{name}`" for name in taken[number]) for taken in boards))
+        for number, language in enumerate(_SHOWN_LANGUAGES)
+    )
+    return _table(columns, rows)
 
 
 def _is_piper(entry: CatalogEntry) -> bool:

@@ -7,31 +7,42 @@ Plain HTTPS serves hub repositories too, by their documented `resolve` addresses
 import errno
 import os
 import queue
+import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
-from wyoming_rknn.errors import Cancelled, UsageError
-from wyoming_rknn.models.fetching.archive import outcome, unpack
-from wyoming_rknn.models.fetching.failures import DownloadError, NetworkUnavailable, of_disk
-from wyoming_rknn.models.fetching.http import Address, Client, address_of
+from wyoming_rknn.errors import Cancelled, DownloadError, NetworkUnavailable, UsageError
+from wyoming_rknn.models.catalog_entry import HUB
+from wyoming_rknn.models.fetching.archive import Member, outcome, unpack
+from wyoming_rknn.models.fetching.failures import of_disk
+from wyoming_rknn.models.fetching.http import Address, Client, address_of, shown
 from wyoming_rknn.models.fetching.lock import locked
 from wyoming_rknn.models.fetching.progress import Progress
 from wyoming_rknn.models.fetching.transfer import Retries, Tally, Transfer, check_space, part_of, size_of
-from wyoming_rknn.models.fetching.wanted import FetchedFile, Wanted, WantedFile, check_names, whole
+from wyoming_rknn.models.fetching.wanted import Facts, FetchedFile, Wanted, WantedFile, check_names, whole
 
-HUB = "https://huggingface.co"
 _POLL_S = 0.1
 _FAREWELL_S = 2.0
 """How long threads are waited for that look up a name or connect; they write nothing any more."""
 
 Finish: TypeAlias = Callable[[Path, Sequence[FetchedFile]], None]
 """Writes what else belongs into a folder, such as a manifest, before a new model appears."""
+
+Claim: TypeAlias = Callable[[Path], Mapping[str, Facts]]
+"""Says what files in a folder that is not empty must be where nothing else tells, by name; raises `SpeechServerError`
+for one whose files must not be replaced."""
+
+_NOTHING: Mapping[str, Facts] = MappingProxyType({})
+_WORKSPACE = re.compile(r"(\.[0-9a-f]{12})?\.download")
+"""What a workspace is called after the model's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +64,11 @@ class DownloadOptions:
 
     def __post_init__(self) -> None:
         for what, address in (("HF_ENDPOINT", self.endpoint), ("--model-url", self.mirror)):
-            parts = urlsplit(address)
-            if address and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query):
-                raise UsageError(f"{what} must be an address such as https://mirror.example, not {address!r}")
+            if address and not _is_base(address):
+                raise UsageError(
+                    f"{what} must be an address such as https://mirror.example, without a password and a '?', not "
+                    f"{shown(address)!r}"
+                )
 
     @classmethod
     def of(cls, environment: Mapping[str, str], mirror: str | None = None) -> Self:
@@ -74,9 +87,22 @@ class DownloadOptions:
         return address_of(file.source, self.endpoint, self.token, self.endpoint)
 
 
-def damaged(model: Wanted, folder: Path) -> tuple[str, ...]:
-    """Return the names of files that are absent or not what they should be. Reads all files; asks nobody."""
-    return tuple(file.name for file in _outcomes(model.files) if whole(folder / file.name, file) is None)
+def _is_base(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        is_of_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_of_web and not parts.query and "@" not in parts.netloc
+
+
+def damaged(model: Wanted, folder: Path, proven: Mapping[str, Facts] = _NOTHING) -> tuple[str, ...]:
+    """Return the names of files that are absent or not what they should be. Reads all files; asks nobody.
+
+    `proven` is what is known of files of whom the model tells no hash.
+    """
+    found = _found(folder, model.files, proven)
+    return tuple(file.name for file in _outcomes(model.files) if file.name not in found)
 
 
 def fetch(
@@ -86,33 +112,42 @@ def fetch(
     progress: Progress | None = None,
     *,
     finish: Finish | None = None,
+    claim: Claim | None = None,
+    key: str = "",
+    unpacking: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[FetchedFile, ...]:
     """Make `folder` hold all files of a model and return them. Blocks.
 
     Nothing is asked of any server if they are there. Otherwise they come into a hidden folder beside it, which takes
     its name once all are whole and `finish` is done; a folder that exists gets what it lacks, after all of that is
-    whole. Another process that fetches the same is waited for. However this ends, what came stays to be continued.
+    whole and `claim` allows it. Another process that fetches the same is waited for. However this ends, what came stays
+    to be continued, for the same `key`, 12 hexadecimal digits: models of one name from several places are not mixed.
+    `progress` is told what came, `unpacking` then how much of an archive is read.
 
-    Raises `DownloadError`, and `Cancelled` when `stop` is set.
+    Raises `DownloadError`, what `claim` and `finish` raise, and `Cancelled` when `stop` is set.
     """
     check_names(model)
     stop = stop or threading.Event()
+    look = partial(_claimed, folder, claim)
     try:
         # A folder that is a link is mended where it really is.
         folder = folder.resolve()
-        if (there := _all_whole(model, folder)) is not None:
-            if _workspace(folder).exists() or _lock_file(folder).exists():
+        if (there := _all_whole(model, folder, look())) is not None:
+            if lock_file(folder).exists() or any(_workspaces(folder)):
                 with suppress(OSError):
                     discard(folder, stop)
             return there
         if options.offline:
-            raise NetworkUnavailable(f"{model.name} is not installed, and HF_HUB_OFFLINE forbids to fetch it; unset it")
+            state = "damaged" if folder.exists() else "not installed"
+            raise NetworkUnavailable(f"{model.name} is {state}, and HF_HUB_OFFLINE forbids to fetch it; unset it")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(_lock_file(folder), stop, model.name):
-            if (there := _all_whole(model, folder)) is None:
-                there = _fetch(model, folder, options, progress, finish, stop)
-            shutil.rmtree(_workspace(folder), ignore_errors=True)
+        with locked(lock_file(folder), stop, model.name):
+            # Whoever was waited for may have installed it, or another one.
+            if (there := _all_whole(model, folder, look())) is None:
+                workspace = folder.with_name(f".{folder.name}{key and '.'}{key}.download")
+                there = _fetch(model, folder, workspace, look, options, progress, unpacking, finish, stop)
+            _clear(folder)
             return there
     except OSError as error:
         raise of_disk(error, folder.parent) from None
@@ -121,22 +156,38 @@ def fetch(
 def discard(folder: Path, stop: threading.Event | None = None) -> None:
     """Remove what an interrupted download of this folder left. Waits for one that goes on. Raises `OSError`."""
     folder = folder.resolve()
-    with locked(_lock_file(folder), stop or threading.Event(), folder.name):
-        shutil.rmtree(_workspace(folder), ignore_errors=True)
+    with locked(lock_file(folder), stop or threading.Event(), folder.name):
+        _clear(folder)
 
 
-def _workspace(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.download")
+def _clear(folder: Path) -> None:
+    for workspace in list(_workspaces(folder)):
+        shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _lock_file(folder: Path) -> Path:
+def _workspaces(folder: Path) -> Iterator[Path]:
+    """Return what interrupted downloads of a folder left, from wherever they were."""
+    begin = f".{folder.name}"
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if path.name.startswith(begin) and _WORKSPACE.fullmatch(path.name, len(begin)):
+            yield path
+
+
+def lock_file(folder: Path) -> Path:
+    """Return what who writes a model into `folder` holds locked."""
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _all_whole(model: Wanted, folder: Path) -> tuple[FetchedFile, ...] | None:
+def _claimed(folder: Path, claim: Claim | None) -> Mapping[str, Facts]:
+    if claim is None or not folder.is_dir() or not any(folder.iterdir()):
+        return _NOTHING
+    return claim(folder)
+
+
+def _all_whole(model: Wanted, folder: Path, proven: Mapping[str, Facts]) -> tuple[FetchedFile, ...] | None:
     if not folder.is_dir():
         return None
-    found = _found(folder, model.files)
+    found = _found(folder, model.files, proven)
     wanted = _outcomes(model.files)
     return tuple(found[file.name] for file in wanted) if len(found) == len(wanted) else None
 
@@ -144,22 +195,27 @@ def _all_whole(model: Wanted, folder: Path) -> tuple[FetchedFile, ...] | None:
 def _fetch(
     model: Wanted,
     folder: Path,
+    workspace: Path,
+    look: Callable[[], Mapping[str, Facts]],
     options: DownloadOptions,
     progress: Progress | None,
+    unpacking: Progress | None,
     finish: Finish | None,
     stop: threading.Event,
 ) -> tuple[FetchedFile, ...]:
     """Fetch what is missing, while nobody else does. Raises `OSError` too."""
-    workspace = _workspace(folder)
     workspace.mkdir(exist_ok=True)
-    installed = _found(folder, model.files)
-    lacking = [file for file in model.files if not _is_in(installed, file)]
+    proven = look()
+    # What is mended becomes what it was; of what an archive holds by now nobody knows.
+    files = [_told(file, proven) for file in model.files]
+    installed = _found(folder, files, proven)
+    lacking = [file for file in files if not _is_in(installed, file)]
     _prune(workspace, [workspace / file.name for file in (*lacking, *_outcomes(lacking))])
     fetched = _found(workspace, lacking)
     # An archive may have come, and the process ended before its members were out.
     missing = [file for file in lacking if not _is_in(fetched, file) and whole(workspace / file.name, file) is None]
     tally = Tally()
-    for file in model.files:
+    for file in files:
         if file in missing:
             tally.done[file.name], tally.total[file.name] = size_of(part_of(workspace / file.name)), file.bytes
         elif _is_in(installed | fetched, file):
@@ -170,12 +226,14 @@ def _fetch(
     fetched |= _transfer(missing, workspace, options, tally, progress, stop)
     for archive in [file for file in lacking if file.unpack]:
         if not _is_in(fetched, archive):
-            unpack(workspace / archive.name, archive.unpack, workspace, stop)
+            unpack(workspace / archive.name, archive.unpack, workspace, stop, unpacking)
             fetched |= _found(workspace, [archive])
         (workspace / archive.name).unlink(missing_ok=True)
-    files = tuple((installed | fetched)[file.name] for file in _outcomes(model.files))
-    _install(workspace, folder, [file.name for file in _outcomes(lacking)], files, finish)
-    return files
+    there = tuple((installed | fetched)[file.name] for file in _outcomes(files))
+    # Somebody may have put files there meanwhile.
+    look()
+    _install(workspace, folder, [file.name for file in _outcomes(lacking)], there, finish)
+    return there
 
 
 def _outcomes(files: Sequence[WantedFile]) -> list[WantedFile]:
@@ -183,9 +241,18 @@ def _outcomes(files: Sequence[WantedFile]) -> list[WantedFile]:
     return [each for file in files for each in outcome(file)]
 
 
-def _found(folder: Path, files: Sequence[WantedFile]) -> dict[str, FetchedFile]:
+def _found(folder: Path, files: Sequence[WantedFile], proven: Mapping[str, Facts] = _NOTHING) -> dict[str, FetchedFile]:
     """Return, by name, what is in a folder and whole."""
-    return {each.name: found for each in _outcomes(files) if (found := whole(folder / each.name, each)) is not None}
+    wanted = (_told(file, proven) for file in _outcomes(files))
+    return {each.name: found for each in wanted if (found := whole(folder / each.name, each)) is not None}
+
+
+def _told(file: WantedFile, proven: Mapping[str, Facts]) -> WantedFile:
+    """Return a file with what is proven of it where no hash is known."""
+    facts = proven.get(file.name)
+    if facts is None or file.unpack or Facts.of(file).has_hash or file.bytes not in (None, facts.bytes):
+        return file
+    return Member(file.name, file.source, facts.bytes, facts.sha256, facts.md5)
 
 
 def _is_in(found: Mapping[str, FetchedFile], file: WantedFile) -> bool:
@@ -239,7 +306,7 @@ def _transfer(
         threading.Thread(target=work, name=f"download-{number}", daemon=True)
         for number in range(min(options.parallel, len(missing)))
     ]
-    shown: tuple[int, int | None] | None = None
+    told: tuple[int, int | None] | None = None
     try:
         for thread in threads:
             thread.start()
@@ -247,8 +314,8 @@ def _transfer(
             alive[0].join(_POLL_S)
             if stop.is_set():
                 raise Cancelled
-            if progress is not None and (now := tally.sums()) != shown:
-                shown = now
+            if progress is not None and (now := tally.sums()) != told:
+                told = now
                 progress(*now)
             if errors:
                 break
@@ -260,7 +327,7 @@ def _transfer(
                 thread.join(_FAREWELL_S)
     if errors:
         raise errors[0]
-    if progress is not None and tally.sums() != shown:
+    if progress is not None and tally.sums() != told:
         progress(*tally.sums())
     return fetched
 
@@ -273,22 +340,22 @@ def _install(
         if finish is not None:
             finish(workspace, files)
         for path in [workspace, *(path for path in workspace.rglob("*") if path.is_dir())]:
-            _sync(path)
+            sync(path)
         # An empty folder gives way to it.
         workspace.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
         return
     if not folder.is_dir():
         raise DownloadError(f"{folder} is in the way: a file has the model's name; rename it")
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (workspace / name).replace(folder / name)
-        _sync((folder / name).parent)
+        sync((folder / name).parent)
     if finish is not None:
         finish(folder, files)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Let names outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,13 +1,17 @@
 """What was found on disk: models that can be loaded, and files that look like models but cannot."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from wyoming_rknn.errors import ModelError, ModelInvalid
+from wyoming_rknn.models.record import Record
 
 NPU_SUFFIX = ".rknn"
 """Of graphs that an NPU computes."""
+_NO_RECORDS: Mapping[Path, Record] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,16 @@ class Manifest:
     quality: str = ""
     targets: tuple[str, ...] = ()
     """SoCs that its files for the NPU are made for; empty if it has none."""
+    bytes: int = 0
+    """Size of its files, on disk or as they were installed; 0 if not known."""
+    licence: str = ""
+    source: str = ""
+    """Where it was fetched or converted from; empty if nothing beside it tells."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder that all its files are in or below."""
+        return Path(os.path.commonpath([path.parent for path in self.files.values()]))
 
     @property
     def has_npu(self) -> bool:
@@ -61,3 +75,5 @@ class Detected:
 
     manifests: tuple[Manifest, ...] = ()
     problems: tuple[Problem, ...] = ()
+    records: Mapping[Path, Record] = field(default_factory=lambda: _NO_RECORDS)
+    """What lies beside installed models, by folder; some may be too damaged to be found."""

@@ -9,6 +9,7 @@ for graph, config and card; the last item stands only where there is something i
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ QUALITIES = ("x_low", "low", "medium", "high")
 """From quick to good."""
 SUFFIXES = (".onnx", ".onnx.json")
 CARD = "MODEL_CARD"
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 _Json: TypeAlias = Mapping[str, Any]
 
@@ -40,23 +43,26 @@ def paths(key: str) -> tuple[str, str, str]:
     return f"{folder}/{key}{SUFFIXES[0]}", f"{folder}/{key}{SUFFIXES[1]}", f"{folder}/{CARD}"
 
 
-def compact(voices: _Json, origin: str = "") -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the catalogue's Piper section, and the keys of voices that do not follow the rule and were left out.
+def compact(voices: object, origin: str = "") -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the catalogue's Piper section, and the keys of voices that are not of the usual form and were left out.
 
     `voices` is the content of `voices.json`, `origin` says where it is from. Raises `ModelInvalid` if it is no such
     list.
     """
+    known = voices if isinstance(voices, Mapping) else {}
     rows: dict[str, list[Any]] = {}
     languages: dict[str, str] = {}
     left_out: list[str] = []
-    for key in sorted(voices):
+    for key in sorted(known):
         try:
-            rows[key] = _row(key, voices[key])
-            code = parts(key)[0]
-            languages[code] = _language(voices[key].get("language", {}))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            rows.pop(key, None)
+            row, language = _row(key, known[key]), _language(known[key].get("language", {}))
+            check_row(key, row)
+            if not is_text(language):
+                raise ValueError(language)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             left_out.append(key)
+        else:
+            rows[key], languages[parts(key)[0]] = row, language
     if not rows:
         raise ModelInvalid("this is no list of Piper voices; take voices.json of rhasspy/piper-voices")
     section = {
@@ -68,6 +74,27 @@ def compact(voices: _Json, origin: str = "") -> tuple[dict[str, Any], tuple[str,
         "voices": rows,
     }
     return section, tuple(left_out)
+
+
+def check_row(key: str, row: object) -> None:
+    """Raise `AttributeError`, `TypeError` or `ValueError` if a voice's row is not as the catalogue has it."""
+    parts(key)
+    if not isinstance(row, list) or len(row) not in (6, 7):
+        raise ValueError(row)
+    more = row[6] if len(row) == 7 else {}
+    texts = (key, *more.get("speakers", ()), *more.get("aliases", ()))
+    sizes, hashes = row[0:6:2], row[1:6:2]
+    if not (all(map(is_text, texts)) and all(map(_is_size, sizes)) and all(map(_MD5.fullmatch, hashes))):
+        raise ValueError(row)
+
+
+def is_text(value: object) -> bool:
+    """Tell whether something is a text of one line."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def dumps(piper: _Json, models: Sequence[_Json] = ()) -> str:

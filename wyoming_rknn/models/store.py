@@ -3,12 +3,16 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
-from wyoming_rknn.models.formats import piper, rknn_file, sensevoice
+from wyoming_rknn.models import record
+from wyoming_rknn.models.formats import piper, qwen3, rknn_file, sensevoice
 from wyoming_rknn.models.manifest import Detected, Manifest, Problem
+from wyoming_rknn.models.record import Record
 
 CACHE_TAG = "CACHEDIR.TAG"
 """Marks folders with derived files, which hold no models; see https://bford.info/cachedir/."""
@@ -16,10 +20,13 @@ CACHE_TAG = "CACHEDIR.TAG"
 MAX_DEPTH = 5
 """Levels below a data folder that are searched; rhasspy/piper-voices has four."""
 
-Detector: TypeAlias = Callable[[Path], Detected]
-"""Finds the models of one layout in one folder."""
+MODEL_DEPTH = 2
+"""Levels below its own folder in which a model may have files: those for an NPU lie in encoder/rk3588, say."""
 
-DETECTORS: tuple[Detector, ...] = (piper.detect, sensevoice.detect)
+Detector: TypeAlias = Callable[[Path], Detected]
+"""Finds the models of one layout in one folder, with what they have in folders below it."""
+
+DETECTORS: tuple[Detector, ...] = (piper.detect, sensevoice.detect, qwen3.detect)
 """One for each layout that is known."""
 
 _Signature: TypeAlias = tuple[tuple[str, int, int], ...]
@@ -56,12 +63,14 @@ class Store:
         problems: list[Problem] = []
         with self._lock:
             known: dict[Path, tuple[_Signature, Detected]] = {}
+            records: dict[Path, Record] = {}
             visited: set[tuple[int, int]] = set()
             for data_dir in self._data_dirs:
                 here: dict[tuple[str, str], Manifest] = {}
-                for folder, signature in self._walk(data_dir, 0, visited):
+                for folder, signature in self._walk(data_dir, visited):
                     known[folder] = (signature, self._detect(folder, signature))
                     detected = known[folder][1]
+                    records.update(detected.records)
                     problems.extend(problem for problem in detected.problems if kind in (None, problem.model_kind))
                     for manifest in detected.manifests:
                         key = (manifest.kind, manifest.name)
@@ -72,7 +81,7 @@ class Store:
                 manifests = here | manifests
             self._known = known
         ordered = sorted(manifests.values(), key=lambda manifest: (manifest.name.casefold(), manifest.name))
-        return Detected(tuple(ordered), tuple(problems))
+        return Detected(tuple(ordered), tuple(problems), MappingProxyType(records))
 
     def _is_for_npu(self, manifest: Manifest) -> bool:
         return manifest.has_npu and self._soc is not None and rknn_file.runs_on(manifest.targets, self._soc)
@@ -85,24 +94,34 @@ class Store:
         except OSError as error:
             self._warn(folder, error)
             return Detected()
+        sizes = {name: size for name, size, _ in signature}
+        known_files = record.read(folder) if record.MANIFEST in sizes else None
         return Detected(
-            tuple(manifest for one in found for manifest in one.manifests),
+            tuple(_informed(manifest, folder, sizes, known_files) for one in found for manifest in one.manifests),
             tuple(problem for one in found for problem in one.problems),
+            {} if known_files is None else {folder: known_files},
         )
 
-    def _walk(self, folder: Path, depth: int, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, _Signature]]:
+    def _walk(self, data_dir: Path, visited: set[tuple[int, int]]) -> list[tuple[Path, _Signature]]:
         """Return the folders that hold files, each once however many links and data folders lead to it."""
+        return self._look(data_dir, 0, visited)[1]
+
+    def _look(
+        self, folder: Path, depth: int, visited: set[tuple[int, int]]
+    ) -> tuple[_Signature, list[tuple[Path, _Signature]]]:
+        """Return the files in a folder and `MODEL_DEPTH` below it, and the folders from there on that hold files."""
         signature: list[tuple[str, int, int]] = []
         below: list[Path] = []
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in visited:
-                return
-            visited.add((status.st_dev, status.st_ino))
+                return (), []
+            if depth <= self._max_depth:
+                visited.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name == CACHE_TAG:
-                        return
+                        return (), []
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir():
@@ -112,15 +131,21 @@ class Store:
                         signature.append((entry.name, status.st_size, status.st_mtime_ns))
         except (FileNotFoundError, NotADirectoryError):
             # A default data folder need not exist, and what is listed may vanish meanwhile.
-            return
+            return (), []
         except OSError as error:
-            self._warn(folder, error)
-            return
-        if signature:
-            yield folder, tuple(sorted(signature))
-        if depth < self._max_depth:
-            for path in sorted(below):
-                yield from self._walk(path, depth + 1, visited)
+            if depth <= self._max_depth:
+                self._warn(folder, error)
+            return (), []
+        folders: list[tuple[Path, _Signature]] = []
+        for path in sorted(below) if depth < self._max_depth + MODEL_DEPTH else ():
+            inner, found = self._look(path, depth + 1, visited)
+            folders += found
+            near = (each for each in inner if each[0].count("/") < MODEL_DEPTH)
+            signature += ((f"{path.name}/{name}", size, time_ns) for name, size, time_ns in near)
+        known = tuple(sorted(signature))
+        if known and depth <= self._max_depth:
+            folders.insert(0, (folder, known))
+        return known, folders
 
     def _warn(self, folder: Path, error: OSError) -> None:
         if folder not in self._warned:
@@ -128,3 +153,19 @@ class Store:
             _LOGGER.warning(
                 "%s cannot be searched for models: %s; check its owner and permissions", folder, error.strerror
             )
+
+
+def _informed(manifest: Manifest, folder: Path, sizes: Mapping[str, int], known: Record | None) -> Manifest:
+    """Add what lies beside a model, or, if that tells of other files, their size."""
+    if known is not None and record.lists(known.files, folder, manifest.files.values()):
+        return replace(manifest, bytes=known.bytes, licence=known.licence, source=str(known.origin))
+    return replace(manifest, bytes=sum(_size(path, folder, sizes) for path in manifest.files.values()))
+
+
+def _size(path: Path, folder: Path, sizes: Mapping[str, int]) -> int:
+    if path.parent == folder and path.name in sizes:
+        return sizes[path.name]
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

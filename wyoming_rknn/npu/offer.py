@@ -35,6 +35,6 @@ def obstacle(manifest: Manifest, runtimes: Runtimes) -> Problem | None:
 def _has_spare(manifest: Manifest) -> bool:
     """Tell whether a CPU can compute the model without its graphs for the NPU."""
     return any(
-        role.partition("-")[0] in ("graph", "decoder") and path.suffix != NPU_SUFFIX
+        role.partition("-")[0] in ("graph", "decoder") and path.suffix == ".onnx"
         for role, path in manifest.files.items()
     )

@@ -12,8 +12,9 @@ from wyoming_rknn.errors import RuntimeUnavailable
 from wyoming_rknn.runtime import onnx
 from wyoming_rknn.runtime.accelerator import Accelerator
 from wyoming_rknn.runtime.board import Board, cpus_for
+from wyoming_rknn.runtime.memory import MIB, Memory, default_budget_bytes
 from wyoming_rknn.runtime.onnx import OnnxGraph
-from wyoming_rknn.runtime.scheduler import CPU, NPU, Scheduler
+from wyoming_rknn.runtime.scheduler import CPU, LLM, NPU, Scheduler
 from wyoming_rknn.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Runtimes:
         cpus: tuple[int, ...] = (),
         refusals: tuple[str, ...] = (),
         was_named: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.board = board
         self.accelerator = accelerator
@@ -43,6 +45,8 @@ class Runtimes:
         """CPU cores that compute; empty for all."""
         self.refusals = refusals
         """Why runtimes that were asked for cannot be used."""
+        self.memory = memory or Memory()
+        """What the engines' models take, and may take."""
         self._was_named = was_named
 
     @classmethod
@@ -52,13 +56,17 @@ class Runtimes:
         cpus = cpus_for(settings.cpu_affinity, board)
         # Beyond four the windows of one sentence are too small to be shared out.
         threads = settings.threads or min(4, len(cpus or os.sched_getaffinity(0)))
+        budget_mb = settings.memory_budget
+        budget_bytes = default_budget_bytes() if budget_mb is None else budget_mb * MIB or None
+        memory = Memory(budget_bytes, settings.idle_unload)
         refusals: list[str] = []
         for name, opened in _openers(settings, board, partial(_pin, cpus)).items():
             try:
-                return cls(board, opened(), threads, cpus, tuple(refusals))
+                return cls(board, opened(), threads, cpus, tuple(refusals), memory=memory)
             except RuntimeUnavailable as error:
                 refusals.append(f"{_NAMES[name]} is not used: {error}")
-        return cls(board, None, threads, cpus, tuple(refusals), was_named=settings.runtime in _NAMES)
+        was_named = settings.runtime in _NAMES
+        return cls(board, None, threads, cpus, tuple(refusals), was_named, memory)
 
     def report(self) -> None:
         """Log what computes, and a line for each runtime that cannot be used."""
@@ -85,7 +93,8 @@ class Runtimes:
     @property
     def devices(self) -> Mapping[str, int]:
         """Return how many computations each device takes at once."""
-        return {CPU: 1} if self.accelerator is None else {CPU: 1, NPU: self.accelerator.cores}
+        npu = {} if self.accelerator is None else {NPU: self.accelerator.cores}
+        return {CPU: 1, LLM: 1} | npu
 
     def scheduler(self) -> Scheduler:
         """Return a scheduler for the devices, whose threads stay on the CPU cores that compute."""
@@ -96,7 +105,8 @@ class Runtimes:
         return onnx.load(model, threads=self.threads, cpus=self.cpus)
 
     def close(self) -> None:
-        """Let go of the NPU."""
+        """Let go of the NPU, and leave what is in memory as it is."""
+        self.memory.close()
         if self.accelerator is not None:
             self.accelerator.close()
 

@@ -29,11 +29,14 @@ from wyoming_rknn.runtime.cancellation import Cancellable
 _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-CPU, NPU = "cpu", "npu"
+CPU, NPU, LLM = "cpu", "npu", "llm"
+"""Devices; the last one is the NPU as a language model's process uses it, which shares it out by itself."""
 CRITICAL, EAGER, FILL, BACKGROUND = "critical", "eager", "fill", "background"
 """Priorities; what nobody listens to comes last."""
 GUARD_S = 0.06
 """How long before a listener runs dry its next window goes before anything else: about one window's computation."""
+BUSY_S = 5.0
+"""How long a program that ends waits for a computation, whose result nobody wants any more."""
 PATIENCE_S = 1.0
 """How long a new listener may be kept waiting by running ones."""
 
@@ -148,6 +151,15 @@ class Stream(Cancellable):
     def reserved_s(self) -> float:
         """Return the position at which audio that is not planned yet will begin."""
         return self._reserved_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Return for how long work has been queued. As a position it makes work due in `PATIENCE_S`, whenever.
+
+        For computations of many steps that nobody listens to: at one position they would be overdue after a second, and
+        go before everybody's sound from then on.
+        """
+        return 0.0 if self._waiting_since is None else self._scheduler._clock() - self._waiting_since
 
     @property
     def playback_s(self) -> float:

@@ -267,6 +267,8 @@ class Connection:
                 return
             finally:
                 self._current = None
+                # What it holds, such as its voice, must not live on until the next one comes.
+                del request
 
     async def _end_with(self, error: SpeechServerError) -> None:
         """Report the error that ends the connection, unless another has."""

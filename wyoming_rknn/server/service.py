@@ -26,6 +26,8 @@ class Service:
     detector: Callable[[], AbstractContextManager[Detector]] = field(default_factory=lambda: SpeechDetectors().borrow)
     """Lends what tells speech from everything else, for one utterance."""
     info: InfoCache = field(default_factory=InfoCache)
+    is_closing: bool = False
+    """Whether engines are being closed: what fails for that is no news."""
     _active: int = 0
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
@@ -39,3 +41,9 @@ class Service:
     def end(self) -> None:
         """Count a request out."""
         self._active -= 1
+
+    def close(self) -> None:
+        """Close all engines. Blocks, for seconds where a driver hangs."""
+        self.is_closing = True
+        self.asr.close()
+        self.tts.close()

@@ -30,10 +30,13 @@ class Voice:
     """BCP-47 tags, most specific first, for example ("en-US", "en")."""
     description: str
     rate_hz: int
+    """0 if not known, which is so only for a voice that is not here."""
     speakers: tuple[str, ...] = ()
     """Names of speakers within the voice; empty for one speaker."""
     reads_phonemes: bool = False
     """Whether `[[ipa]]` within the text is spoken as phonemes."""
+    is_here: bool = True
+    """Whether it can speak now; if not, it is only listed, to be fetched when first asked for."""
 
     @property
     def language(self) -> str:
@@ -73,7 +76,10 @@ class TtsEngine(Protocol):
         """Return one line for people."""
 
     def voices(self) -> Sequence[Voice]:
-        """Return what is usable now, sorted by name; looks at the disk, so voices come and go."""
+        """Return what is usable now, sorted by name; looks at the disk, so voices come and go.
+
+        With an engine that is `plugins.Fetching`, voices that are not here are among them.
+        """
 
     def prepare(self, voice: str) -> None:
         """Load a voice ahead of its first use. Blocks. Raises `ModelError`, `VoiceNotFound`."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wyoming_rknn import plugins
-from wyoming_rknn.errors import SpeechServerError, UsageError, VoiceNotFound, did_you_mean
+from wyoming_rknn.errors import RequestError, SpeechServerError, UsageError, VoiceNotFound, did_you_mean
 from wyoming_rknn.names import folded
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.settings import Settings
@@ -48,7 +48,10 @@ class Programs:
             )
 
     def offered(self) -> list[tuple[TtsEngine, Sequence[Voice]]]:
-        """Return the engines that have voices now, the default one first. Looks at the disk."""
+        """Return the engines that have voices now, the default one first. Looks at the disk.
+
+        Voices that can only be fetched are among them, marked as not here.
+        """
         usable = [(engine, engine.voices()) for engine in self._engines]
         usable = [(engine, voices) for engine, voices in usable if voices]
         # sorted() is stable: the others keep their order.
@@ -63,25 +66,31 @@ class Programs:
         """Return the voice for a request; the programs are searched in order, `program` first.
 
         Names are matched exactly, then without regard to case and separators. A bare language takes the default voice
-        if it speaks that language. Raises `VoiceNotFound`, or what is wrong with the voice where it cannot be used.
+        if it speaks that language. A voice that is not here begins to be fetched when it is named; meanwhile another
+        one of its language speaks. Raises `VoiceNotFound`, or what is wrong with the voice where it cannot be used.
         """
         offered = sorted(self.offered(), key=lambda pair: pair[0].name != program)
-        voices = [(engine, voice) for engine, these in offered for voice in these]
+        listed = [(engine, voice) for engine, these in offered for voice in these]
+        voices = [(engine, voice) for engine, voice in listed if voice.is_here]
         if not voices and not wanted.name:
+            if self._settings.voice and (found := _by_name(listed, self._settings.voice)) is not None:
+                return self._meanwhile(found[0], found[1], listed, program)
             # What is wrong with a voice says more than that there is none.
             raise next(iter(self._problems().values()), None) or VoiceNotFound(wanted.language or "default", ())
         if wanted.name:
-            found = _by_name(voices, wanted.name)
+            found = _by_name(listed, wanted.name)
+            if found is not None and not found[1].is_here:
+                return self._meanwhile(found[0], found[1], listed, program)
             if found is None:
                 problem = self._problem(wanted.name)
                 if not (voices and self._settings.fallback_voice):
-                    raise problem or VoiceNotFound(wanted.name, (voice.name for _, voice in voices))
-                found = self._default(voices, program)
+                    raise problem or VoiceNotFound(wanted.name, (voice.name for _, voice in listed))
+                found = self._default(listed, program)
                 reason = problem or f"voice {wanted.name!r} is not installed"
                 _LOGGER.warning("%s; %s speaks instead", reason, found[1].name)
             engine, voice, speaker = found
             return Choice(engine, voice, _known_speaker(voice, wanted.speaker) or speaker)
-        engine, voice, speaker = self._default(voices, program)
+        engine, voice, speaker = self._default(listed, program)
         if wanted.language:
             chosen = _by_language([(engine, voice), *voices], wanted.language)
             if chosen is None:
@@ -97,23 +106,46 @@ class Programs:
             engine.close()
 
     def _default(
-        self, voices: list[tuple[TtsEngine, Voice]], program: str | None
+        self, listed: Sequence[tuple[TtsEngine, Voice]], program: str | None
     ) -> tuple[TtsEngine, Voice, str | None]:
+        """Return the voice that speaks when none is named. One at least must be here."""
         settings = self._settings
-        found = _by_name(voices, settings.voice) if settings.voice else None
+        voices = [(engine, voice) for engine, voice in listed if voice.is_here]
+        found = _by_name(listed, settings.voice) if settings.voice else None
         # Who selects a program wants to hear it, unless it has no voice.
         if found is not None and (found[0].name == program or voices[0][0].name != program):
-            return found
+            if found[1].is_here:
+                return found
+            _fetch(found[0], found[1])
+            return (*(_of_language(voices, found[1].language) or voices[0]), None)
         # Every request that names no voice comes here.
         if settings.voice and found is None and not self._missed_default:
             self._missed_default = True
             if (problem := self._problem(settings.voice)) is not None:
                 _LOGGER.warning("--voice %r cannot be used: %s; another one speaks", settings.voice, problem)
             else:
-                close = did_you_mean(settings.voice, (voice.name for _, voice in voices))
+                close = did_you_mean(settings.voice, (voice.name for _, voice in listed))
                 _LOGGER.warning("--voice %r is not installed%s; another one speaks", settings.voice, close)
         first = [(engine, voice) for engine, voice in voices if engine is voices[0][0]]
         return (*(_by_language(first, settings.language or "en-US") or first[0]), None)
+
+    def _meanwhile(
+        self, engine: TtsEngine, missing: Voice, listed: Sequence[tuple[TtsEngine, Voice]], program: str | None
+    ) -> Choice:
+        """Have a voice fetched and return the one that speaks until it is here."""
+        _fetch(engine, missing)
+        voices = [(engine, voice) for engine, voice in listed if voice.is_here]
+        if not voices:
+            raise RequestError(
+                f"voice {missing.name!r} is being fetched, and no other one is installed to speak until then; try again"
+                " later"
+            )
+        default = self._default(listed, program)
+        choice = Choice(*default)
+        if _by_language([default[:2]], missing.language) is None:
+            choice = Choice(*(_of_language(voices, missing.language) or default[:2]), None)
+        _LOGGER.info("voice %s is not here yet; %s speaks instead", missing.name, choice.voice.name)
+        return choice
 
     def _problems(self) -> dict[str, SpeechServerError]:
         """Return what is wrong with voices that cannot be used; the first engine that knows a name wins."""
@@ -169,6 +201,19 @@ def _by_language(voices: Sequence[tuple[TtsEngine, Voice]], tag: str) -> tuple[T
             if any(target == (tag if full else tag.split("-")[0]) for tag in tags):
                 return engine, voice
     return None
+
+
+def _of_language(voices: Sequence[tuple[TtsEngine, Voice]], tag: str) -> tuple[TtsEngine, Voice] | None:
+    """Return a voice of a language, of whichever region, of the first engine that has one."""
+    for first in dict.fromkeys(engine.name for engine, _ in voices):
+        if (found := _by_language([pair for pair in voices if pair[0].name == first], tag)) is not None:
+            return found
+    return None
+
+
+def _fetch(engine: TtsEngine, voice: Voice) -> None:
+    if isinstance(engine, plugins.Fetching):
+        engine.fetch(voice.name)
 
 
 def _speaker(voice: Voice, name: str) -> str | None:

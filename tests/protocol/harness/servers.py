@@ -116,7 +116,7 @@ class Resources:
 
 
 class ServerProcess:
-    """`wyoming-rknn serve` in a process of its own, with its log in a file."""
+    """`wyoming-rknn serve` in a process of its own, with its log in a file; `within` are words before the command."""
 
     def __init__(
         self,
@@ -127,11 +127,15 @@ class ServerProcess:
         recogniser: RecogniserScript | None = None,
         log_level: str = "debug",
         environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+        zeroconf: bool = False,
         stdin: int | IO[bytes] = subprocess.DEVNULL,
         stdout: int | IO[bytes] = subprocess.PIPE,
     ) -> None:
         self.log_file = folder / "server.log"
-        command = [sys.executable, "-m", "wyoming_rknn", "serve", "--no-zeroconf", "--log-level", log_level]
+        command = [*within, sys.executable, "-m", "wyoming_rknn", "serve", "--log-level", log_level]
+        if not zeroconf:
+            command.append("--no-zeroconf")
         for uri in uris:
             command += ["--uri", uri]
         if script is not None:
@@ -197,6 +201,12 @@ class ServerProcess:
         return Resources(
             len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir())), 1024 * int(rss[1])
         )
+
+    def cpu_s(self) -> float:
+        """Return how many seconds the process and its children that ended have computed."""
+        fields = (Path("/proc") / str(self.process.pid) / "stat").read_text().rpartition(")")[2].split()
+        # utime, stime, cutime, cstime: fields 14 to 17 of proc_pid_stat(5); two are cut off before these.
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, number: int = signal.SIGTERM) -> float:
         """Send a signal and return how many seconds the process took to exit with code 0."""

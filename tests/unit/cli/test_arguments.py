@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from wyoming_rknn.cli.arguments import Parser, add_settings, settings_from
+from wyoming_rknn.cli.arguments import Parser, add_settings, quiet_settings, settings_from
 from wyoming_rknn.errors import UsageError
 from wyoming_rknn.settings import each, option
 
@@ -53,3 +53,9 @@ def test_every_verb_reads_only_settings_that_exist(monkeypatch):
     known = {spec.name for spec in each()}
     assert set(say._SETTINGS) <= known
     assert set(bench._SETTINGS) <= known
+
+
+def test_what_ends_soon_fetches_nothing(monkeypatch):
+    monkeypatch.setenv("WYOMING_RKNN_AUTO_DOWNLOAD", "yes")
+    assert settings_from(parse()).auto_download
+    assert not quiet_settings(parse(names=("voice", "log_level"))).auto_download

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from serving_files import FileServer, Served
 
+from wyoming_rknn.models import piper_voices
+
 VOICE = "de_DE-otto-low"
 CONFIG = {
     "audio": {"sample_rate": 16000, "quality": "low"},
@@ -26,8 +28,10 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
     """Return a data folder whose own catalogue has a voice and more."""
+    # Each voice that is added would take a child process: `test_add` lets some be cut.
+    monkeypatch.setattr("wyoming_rknn.cli.models.add._cut", lambda folder, settings: None)
     folder = tmp_path / "models"
     folder.mkdir()
     return folder
@@ -105,7 +109,7 @@ def test_a_model_is_fetched_and_is_a_voice_from_then_on(run, data, server):
     assert (code, out.decode()) == (0, f"{data / VOICE}\n")
     assert "100 % of" in err
     assert f"{VOICE}: Its licence is not known." in err
-    assert {path.name for path in (data / VOICE).iterdir()} == {f"{VOICE}.onnx", f"{VOICE}.onnx.json"}
+    assert {path.name for path in (data / VOICE).iterdir()} == {f"{VOICE}.onnx", f"{VOICE}.onnx.json", "manifest.json"}
     assert run("models", "list", "--data-dir", data)[1].decode().split()[:2] == [VOICE, "tts"]
     # What is whole is not asked for again.
     before = len(server.asked)
@@ -176,7 +180,7 @@ def test_what_else_lies_there_is_left(run, data, server):
     offer(data, server)
     run("models", "add", VOICE, "--data-dir", data)
     # One right in the data folder, one with a stranger beside it.
-    for path in (data / VOICE).iterdir():
+    for path in (data / VOICE).glob(f"{VOICE}*"):
         path.rename(data / path.name.replace("otto", "emil"))
     run("models", "add", VOICE, "--data-dir", data)
     (data / VOICE / "notes.txt").write_text("mine")
@@ -247,3 +251,34 @@ def test_a_list_that_is_none_is_told_and_changes_nothing(run, data, server, cont
     assert (code, out) == (1, b"")
     assert err.count("\n") == 1
     assert run("models", "list", "--available", "--data-dir", data)[1] == before
+
+
+def test_a_voice_of_another_form_is_left_out_of_the_list_and_named(run, data, server):
+    voices = {key: listed_voice(key) for key in ("en_US-new-low", "en_US-odd-low")}
+    for file in voices["en_US-odd-low"]["files"].values():
+        file["md5_digest"] = ""
+    server.served["/rhasspy/piper-voices/resolve/main/voices.json"] = Served(json.dumps(voices).encode())
+    code, out, err = run("models", "update", "--data-dir", data)
+    assert (code, out.decode()) == (0, "1 voices, 1 of them new\nen_US-new-low\n")
+    assert err == "en_US-odd-low is left out: the list does not describe it as it does the others\n"
+
+
+def test_a_list_that_could_not_be_read_again_replaces_nothing(run, data, server, monkeypatch, tmp_path):
+    path = "/rhasspy/piper-voices/resolve/main/voices.json"
+    server.served[path] = Served(json.dumps({VOICE: listed_voice(VOICE)}).encode())
+    run("models", "update", "--data-dir", data)
+    (known,) = (tmp_path / "cache").rglob("catalog.json")
+    before = known.read_text()
+    monkeypatch.setattr("wyoming_rknn.models.catalog_form._MAX_BYTES", len(before))
+    server.served[path] = Served(json.dumps({key: listed_voice(key) for key in (VOICE, "en_US-new-low")}).encode())
+    code, out, err = run("models", "update", "--data-dir", data)
+    assert (code, out) == (1, b"")
+    assert err.endswith("is of no use, the one from before stays; try later\n")
+    assert known.read_text() == before
+    assert [path.name for path in known.parent.glob("catalog.json*")] == ["catalog.json"]
+
+
+def listed_voice(key):
+    """Return a voice as the hub's list has it."""
+    files = {path: {"size_bytes": 1, "md5_digest": "a" * 32} for path in piper_voices.paths(key)}
+    return {"key": key, "files": files, "language": {}}

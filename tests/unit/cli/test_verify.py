@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from wyoming_rknn.cli.doctor.lines import Line
 from wyoming_rknn.cli.doctor.verify import check_models
 from wyoming_rknn.convert import output
 from wyoming_rknn.convert.report import GraphReport
+from wyoming_rknn.models.catalog import Catalog
 from wyoming_rknn.runtime.board import Board
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.settings import Settings
@@ -43,9 +44,10 @@ def voice(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(tmp_path: Path) -> Callable[..., list[Line]]:
-    def check(**options: bool) -> list[Line]:
+    def check(whole: bool = False, names: Sequence[str] = (), catalog: Catalog | None = None) -> list[Line]:
         settings = Settings(data_dir=(tmp_path / "voices",), cache_dir=tmp_path / "cache")
-        return list(check_models(settings, Runtimes(Board(), None, 1, ()), **options))
+        catalog = catalog or Catalog(()) if whole else None
+        return list(check_models(settings, Runtimes(Board(), None, 1, ()), names, catalog=catalog))
 
     return check
 
@@ -85,6 +87,22 @@ def test_the_command_does_so(voice: Path, tmp_path: Path, run: Callable[..., tup
 def test_a_file_that_was_cut_short_is_told_once(voice: Path, check: Callable[..., list[Line]]) -> None:
     (voice / "decoder.golden.npz").write_bytes(b"gold")
     assert [line.state for line in check(whole=True) if "golden" in line.text] == ["fail"]
+
+
+def test_a_damaged_graph_is_not_given_to_the_npu(voice: Path, check: Callable[..., list[Line]]) -> None:
+    content = bytearray((voice / "decoder.rknn").read_bytes())
+    content[80] ^= 1
+    (voice / "decoder.rknn").write_bytes(content)
+    (damage,) = check(whole=True)
+    assert (damage.state, str(voice / "decoder.rknn") in damage.text) == ("fail", True)
+    assert [line.state for line in check()] == ["ok"]
+
+
+def test_a_model_of_which_only_the_record_is_left(voice: Path, check: Callable[..., list[Line]]) -> None:
+    files = sorted(path for path in voice.iterdir() if path.name != "manifest.json")
+    for path in files:
+        path.unlink()
+    assert [line.text for line in check(whole=True, names=["SANO"])] == [f"{path} is missing" for path in files]
 
 
 def test_a_file_that_cannot_be_read_fails(

@@ -4,12 +4,15 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from wyoming_rknn.convert import output
 from wyoming_rknn.convert.report import GraphReport
 from wyoming_rknn.errors import ConversionError, UsageError
+from wyoming_rknn.models import record
+from wyoming_rknn.models.store import Store
 
 
 def graph(folder, snr_db=58.126):
@@ -66,6 +69,39 @@ def test_a_conversion_appears_whole_with_its_manifest(tmp_path):
             "errors": ["odd"],
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "part", "licence"),
+    [("v.onnx", "", "CC0"), ("v.onnx", "v.onnx", "CC0"), ("another.onnx", "v.onnx", None), (None, "", None)],
+)
+def test_the_licence_is_that_of_what_was_converted(tmp_path, listed, part, licence):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "v.onnx").write_bytes(b"graph")
+    if listed is not None:
+        files = MappingProxyType({listed: record.RecordedFile(5)})
+        record.write(source, record.Record("v", layout="piper", files=files, licence="CC0"), "1.0")
+    convert(tmp_path / "v", made_of=source / part)
+    assert json.loads((tmp_path / "v" / "manifest.json").read_text()).get("licence") == licence
+
+
+def test_the_manifest_tells_what_the_result_speaks(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"audio": {"sample_rate": 16000}, "espeak": {"voice": "de"}, "phoneme_id_map": {"_": [0]}})
+    )
+    with output.workspace(tmp_path / "v") as folder:
+        for name in ("encoder.onnx", "decoder.onnx"):
+            (folder / name).write_bytes(b"input_lengths scales")
+        shutil.copy(tmp_path / "config.json", folder)
+        output.write_manifest(
+            folder, kind="tts", layout="piper-parts", name="v", source=("v.onnx", "ab"), target="rk3588",
+            toolkit="2.3.2", graphs=(), more={"parts": {"stages": {"decoder": {}}}},
+        )  # fmt: skip
+    known = record.read(tmp_path / "v")
+    assert (known.languages, known.rate_hz, known.targets, known.is_converted) == (("de",), 16000, ("rk3588",), True)
+    (voice,) = Store((tmp_path / "v",)).scan().manifests
+    assert (voice.source, voice.bytes) == ("v.onnx", known.bytes)
 
 
 def test_the_manifest_is_json_even_without_any_noise(tmp_path):

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from wyoming_rknn.errors import ModelNotFound
+from wyoming_rknn.errors import ModelNotFound, NotInCatalog
 from wyoming_rknn.models import catalog, catalog_form
-from wyoming_rknn.models.catalog import Catalog, NotInCatalog
+from wyoming_rknn.models.catalog import Catalog
 from wyoming_rknn.models.catalog_entry import SUPPORTED_FORMATS, CatalogEntry, CatalogFile, CatalogSource
 from wyoming_rknn.models.fetching.wanted import Wanted, check_names
-from wyoming_rknn.models.formats import sensevoice
+from wyoming_rknn.models.formats import qwen3, sensevoice
 from wyoming_rknn.models.formats.piper_config import bcp47
 from wyoming_rknn.names import folded
 
@@ -89,7 +89,7 @@ def test_all_that_can_be_fetched_suits_the_downloads(packaged: Catalog) -> None:
 
 
 def test_formats_are_those_of_the_engines() -> None:
-    assert set(sensevoice.FORMATS) | {"piper", "piper-pair"} == SUPPORTED_FORMATS
+    assert {*sensevoice.FORMATS, *qwen3.FORMATS, "piper", "piper-pair"} == SUPPORTED_FORMATS
 
 
 def test_a_file_that_several_projects_pin(packaged: Catalog) -> None:
@@ -312,6 +312,7 @@ WRONG = [
     ({"files": [{**FILE, "name": "a/.b"}]}, "'name' of file 1 of model 'mine' must be a path below"),
     ({"files": [{"name": "a"}]}, "'url' of file 1 of model 'mine' must be given, or a repo"),
     ({"files": [{"name": "a", "url": "file:///etc/passwd"}]}, "'url' of file 1 of model 'mine' must be an address"),
+    ({"files": [{"name": "a", "url": "https://me:SECRET@a/a"}]}, "with https:// and has no password"),
     ({"files": [FILE, {**FILE, "name": "b", "sha256": "AB"}]}, "'sha256' of file 2 of model 'mine' must be 64"),
     ({"files": [{**FILE, "md5": 5}]}, "'md5' of file 1 of model 'mine' must be 32"),
     ({"files": [{**FILE, "bytes": -1}]}, "'bytes' of file 1 of model 'mine' must be a whole number"),

@@ -9,6 +9,7 @@ from wyoming_rknn.models import catalog_form
 from wyoming_rknn.models.catalog import Catalog
 from wyoming_rknn.models.catalog_entry import CatalogEntry, CatalogFile, CatalogSource
 from wyoming_rknn.models.catalog_pages import megabytes, models_page, voices_page
+from wyoming_rknn.models.defaults import STRONG_SOCS, WEAK_SOCS, defaults
 
 SOURCE = CatalogSource("me/models", None, "a")
 
@@ -51,8 +52,9 @@ def test_voices_stand_below_their_language_from_quick_to_good(packaged: Catalog)
 
 def test_what_a_user_should_know_is_marked(packaged: Catalog) -> None:
     first = {row[0].split("`")[1]: row for row in rows(models_page(packaged)) if row[0].startswith("`")}
-    assert first["qwen3-asr-0.6b-rk3588"][0].endswith("† ‡")
-    assert "†" in first["qwen3-asr-0.6b-sherpa-int8"][0] and "‡" not in first["qwen3-asr-0.6b-sherpa-int8"][0]
+    assert first["qwen3-asr-0.6b-onnx"][0].endswith("† ‡")
+    assert first["qwen3-asr-0.6b-rk3588"][0].endswith("` ‡")
+    assert not {"†", "‡", "§"} & set(first["qwen3-asr-0.6b-sherpa-int8"][0])
     assert first["sensevoice-small-sherpa-rk3588-5s"][0].endswith("§")
     assert first["sensevoice-small-sherpa-int8"][0] == (
         "`sensevoice-small-sherpa-int8`, also `sensevoice`, `sensevoice-small`, `sensevoice-small-int8`"
@@ -89,3 +91,16 @@ def test_sizes() -> None:
 def test_a_bar_does_not_end_a_cell() -> None:
     page = models_page(Catalog([CatalogEntry("x", "asr", "y", remark="a|b")]))
     assert "a\\|b" in page
+
+
+def test_the_page_shows_what_suits_each_board(packaged: Catalog) -> None:
+    (section,) = re.findall(r"## What suits a board\n(.*?)\n## ", models_page(packaged), re.DOTALL)
+    head, _, *lines = rows(section)
+    assert head[0] == "--language"
+    boards = ", ".join(head[1:])
+    assert all(soc.upper() in boards for soc in (*STRONG_SOCS, *WEAK_SOCS)) and "without an NPU" in boards
+    for language, *cells in lines:
+        for cell, column in zip(cells, head[1:], strict=True):
+            for board in column.split(", "):
+                soc = board.lower() if board.startswith("R") else None
+                assert re.findall("`([^`]+)`", cell) == [entry.name for entry in defaults(packaged, language, soc)]

@@ -22,15 +22,16 @@ from serving_files import (
     unknown,
 )
 
-from wyoming_rknn.errors import Cancelled, UsageError
-from wyoming_rknn.models.download import DownloadOptions, damaged, discard, fetch
-from wyoming_rknn.models.fetching.failures import (
+from wyoming_rknn.errors import (
+    Cancelled,
     DiskFull,
     DownloadError,
     FolderNotWritable,
     NetworkUnavailable,
     RemoteFileMissing,
+    UsageError,
 )
+from wyoming_rknn.models.download import DownloadOptions, damaged, discard, fetch
 from wyoming_rknn.models.store import Store
 
 # What comes, and where to.
@@ -404,8 +405,17 @@ def test_options_from_the_environment() -> None:
     assert (heeded.endpoint, heeded.token, heeded.offline) == ("https://hub.example", "x", True)
     file = remote("a", b"", RemoteSource("someone/voices", "v1", "x/a.onnx"))
     assert heeded.address(file).url == "https://mirror.example/m/someone/voices/resolve/v1/x/a.onnx"
-    for wrong in ("hub.example", "ftp://hub.example", "https://", "https://hub.example?x=1"):
+    for wrong in (
+        "hub.example",
+        "ftp://hub.example",
+        "https://",
+        "https://hub.example?x=1",
+        "https://a:1@b",
+        "https://[a",
+    ):
         with pytest.raises(UsageError, match="HF_ENDPOINT must be an address"):
             DownloadOptions.of({"HF_ENDPOINT": wrong})
         with pytest.raises(UsageError, match="--model-url must be an address"):
             DownloadOptions.of({}, wrong)
+    with pytest.raises(UsageError, match=r"not 'https://hub\.example/x'$"):
+        DownloadOptions.of({"HF_ENDPOINT": "https://me:SECRET@hub.example/x?token=SECRET"})

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from serving_files import FileServer, RemoteFile, RemoteModel
 
-from wyoming_rknn.errors import Cancelled
+from wyoming_rknn.errors import Cancelled, DiskFull, DownloadError, HashMismatch
 from wyoming_rknn.models.download import DownloadOptions, damaged, fetch
 from wyoming_rknn.models.fetching import archive as archives
-from wyoming_rknn.models.fetching.failures import DiskFull, DownloadError, HashMismatch
 
 MEMBERS = ("model-1/model.rknn", "./model-1/tokens.txt")
 CONTENTS = {"model.rknn": os.urandom(200_000), "tokens.txt": b"<unk> 0\n"}
@@ -137,6 +136,31 @@ def test_a_stop_is_heeded(tmp_path: Path) -> None:
     stop.set()
     with pytest.raises(Cancelled):
         archives.unpack(tmp_path / "a.tar", MEMBERS, tmp_path, stop)
+    assert not (tmp_path / "model.rknn").exists()
+
+
+def test_unpacking_shows_how_far_it_is(server: FileServer, folder: Path) -> None:
+    steps: list[tuple[int, int | None]] = []
+    content = packed("w", large=os.urandom(3_000_000))
+    fetch(model(server, content), folder, options(), unpacking=lambda *step: steps.append(step))
+    assert [total for _, total in steps] == [len(content)] * len(steps)
+    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+    assert len(steps) >= 3
+    assert steps[-1][0] == len(content)
+
+
+def test_a_stop_is_heeded_while_what_nobody_wants_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(packed("w", large=bytes(20_000_000)))
+    stop = threading.Event()
+    steps: list[int] = []
+
+    def show(done: int, total: int | None) -> None:
+        steps.append(done)
+        stop.set()
+
+    with pytest.raises(Cancelled):
+        archives.unpack(tmp_path / "a.tar", MEMBERS, tmp_path, stop, show)
+    assert len(steps) == 1
     assert not (tmp_path / "model.rknn").exists()
 
 

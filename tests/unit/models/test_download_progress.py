@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from wyoming_rknn.models.fetching.progress import Bar, Lines, renderer
+from wyoming_rknn.models.fetching.progress import Bar, Lines, after, renderer
 
 
 class Terminal(io.StringIO):
@@ -75,3 +75,13 @@ def test_nothing_to_fetch_shows_nothing(kind: type[Bar] | type[Lines]) -> None:
     stream = io.StringIO()
     kind("amy", stream).close()
     assert stream.getvalue() == ""
+
+
+def test_one_after_the_other() -> None:
+    stream = Terminal()
+    first = Bar("amy", stream)
+    second = after(first, Lines("amy, unpacking", stream))
+    first(1_000_000, None)
+    second(5, 10)
+    second(10, 10)
+    assert stream.getvalue().splitlines()[-2:] == ["amy, unpacking: 50 % of 0.0 MB", "amy, unpacking: 100 % of 0.0 MB"]

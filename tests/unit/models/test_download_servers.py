@@ -22,16 +22,16 @@ from serving_files import (
     unknown,
 )
 
-from wyoming_rknn.errors import Cancelled
-from wyoming_rknn.models.catalog_entry import CatalogEntry, CatalogFile, CatalogSource
-from wyoming_rknn.models.download import DownloadOptions, fetch
-from wyoming_rknn.models.fetching.failures import (
+from wyoming_rknn.errors import (
+    Cancelled,
     DownloadError,
     HashMismatch,
     ModelGated,
     NetworkUnavailable,
     RemoteFileMissing,
 )
+from wyoming_rknn.models.catalog_entry import CatalogEntry, CatalogFile, CatalogSource
+from wyoming_rknn.models.download import DownloadOptions, fetch
 
 
 def test_a_server_that_recovers(server: FileServer, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Piper's list of voices and what the catalogue keeps of it."""
 
 import json
+import math
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from wyoming_rknn.errors import ModelInvalid
 from wyoming_rknn.models import catalog, catalog_form, piper_voices
 
+ODD = piper_voices.paths("en_US-odd-low")
 SCRIPT = Path(__file__).parents[3] / "script" / "catalog"
 
 
@@ -87,19 +89,33 @@ def test_the_packages_list_is_as_it_would_be_written() -> None:
         {**voice("en_US-odd-low"), "files": {"x.onnx": {"size_bytes": 1, "md5_digest": ""}}},
         {**voice("en_US-odd-low"), "files": {**voice("en_US-odd-low")["files"], "more": {}}},
         {**voice("en_US-odd-low"), "speaker_id_map": 3, "num_speakers": 2},
+        {**voice("en_US-odd-low"), "files": {path: {"size_bytes": 1, "md5_digest": ""} for path in ODD}},
+        {**voice("en_US-odd-low"), "files": {path: {"size_bytes": -1, "md5_digest": "a" * 32} for path in ODD}},
+        {**voice("en_US-odd-low"), "files": {path: {"size_bytes": math.inf, "md5_digest": "a" * 32} for path in ODD}},
+        {**voice("en_US-odd-low"), "aliases": ["two\nlines"]},
+        {**voice("en_US-odd-low"), "language": {"name_english": "two\nlines"}},
         {},
         None,
     ],
-    ids=range(7),
+    ids=range(12),
 )
-def test_voices_that_do_not_follow_the_rule_are_left_out_and_named(odd: Any) -> None:
+def test_voices_of_another_form_are_left_out_and_named(odd: Any, tmp_path: Path) -> None:
     section, left_out = piper_voices.compact({**listed(voice("en_US-amy-low")), "en_US-odd-low": odd})
     assert list(section["voices"]) == ["en_US-amy-low"]
     assert left_out == ("en_US-odd-low",)
+    path = tmp_path / "catalog.json"
+    path.write_text(piper_voices.dumps(section), encoding="utf-8")
+    assert [entry.name for entry in catalog_form.read(path)] == ["en_US-amy-low"]
 
 
-@pytest.mark.parametrize("voices", [{}, {"error": "not found"}])
-def test_another_file_is_refused(voices: dict[str, Any]) -> None:
+@pytest.mark.parametrize("row", [None, {}, dict.fromkeys(range(6), 1), "123456", [], [1, "a" * 32] * 2])
+def test_rows_of_another_form(row: object) -> None:
+    with pytest.raises(ValueError):
+        piper_voices.check_row("en_US-odd-low", row)
+
+
+@pytest.mark.parametrize("voices", [{}, {"error": "not found"}, [], 3, None])
+def test_another_file_is_refused(voices: object) -> None:
     with pytest.raises(ModelInvalid, match=r"take voices\.json of rhasspy/piper-voices"):
         piper_voices.compact(voices)
 

@@ -76,10 +76,22 @@ def test_unchanged_folders_are_not_read_again(tmp_path: Path) -> None:
         add(tmp_path / name, name)
     store.scan()
     store.scan()
-    assert sorted(calls) == [tmp_path / "a", tmp_path / "b"]
+    assert calls == [tmp_path, tmp_path / "a", tmp_path / "b"]
     add(tmp_path / "b", "other")
     assert names(store.scan()) == ["a", "b", "other"]
-    assert calls[2:] == [tmp_path / "b"]
+    assert calls[3:] == [tmp_path, tmp_path / "b"]
+
+
+def test_a_folder_changes_when_files_two_levels_below_it_do(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    store = Store([tmp_path], [counting(calls)], max_depth=0)
+    for number, name in enumerate(("a", "a/b", "a/b/c"), 1):
+        add(tmp_path / name, "voice")
+        assert store.scan() == Detected()
+        assert len(calls) == min(number, 2)
+    (tmp_path / "a" / "b" / "voice.onnx").write_bytes(b"longer graph")
+    store.scan()
+    assert calls == [tmp_path] * 3
 
 
 def test_kinds(tmp_path: Path) -> None:
@@ -162,6 +174,8 @@ def test_many_threads(tmp_path: Path) -> None:
 
 def test_of_one_name_the_one_for_the_npu_at_hand_wins_within_a_data_folder(tmp_path: Path) -> None:
     def detect(folder: Path) -> Detected:
+        if not (folder / "amy.onnx").exists():
+            return Detected()
         targets = (folder.name,) if folder.name.startswith("rk") else ()
         files = {"npu-decoder": folder / "decoder.rknn"} if targets else {"graph": folder / "amy.onnx"}
         return Detected((Manifest("tts", "piper", "amy", files, ("en",), 22050, targets=targets),))

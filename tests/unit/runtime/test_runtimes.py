@@ -17,7 +17,7 @@ from wyoming_rknn.errors import UsageError
 from wyoming_rknn.runtime import onnx
 from wyoming_rknn.runtime.board import Board, DeviceNode
 from wyoming_rknn.runtime.runtimes import Runtimes
-from wyoming_rknn.runtime.scheduler import CPU, NPU
+from wyoming_rknn.runtime.scheduler import CPU, LLM, NPU
 from wyoming_rknn.settings import Settings
 
 ROCK_5B = Board(soc="rk3588", npu_cores=3, has_core_masks=True)
@@ -86,7 +86,7 @@ def reported(runtimes, caplog):
 def test_librknnrt_comes_first(open_on, double, lite):
     runtimes = open_on(ROCK_5B, rknn_library=double)
     assert (chosen(runtimes), runtimes.refusals) == ("rknn", ())
-    assert runtimes.devices == {CPU: 1, NPU: 3}
+    assert runtimes.devices == {CPU: 1, LLM: 1, NPU: 3}
 
 
 def test_the_package_comes_second(open_on, tmp_path, lite, caplog):
@@ -105,7 +105,7 @@ def test_the_cpu_comes_last_and_each_refusal_is_a_line(open_on, tmp_path, no_lit
     assert (first[0], second[0]) == ("INFO", "INFO")
     assert first[1].startswith("librknnrt is not used: ")
     assert second[1].startswith("rknn-toolkit-lite2 is not used: rknn-toolkit-lite2 ")
-    assert runtimes.devices == {CPU: 1}
+    assert runtimes.devices == {CPU: 1, LLM: 1}
 
 
 def test_a_package_without_its_library_is_not_chosen(open_on, tmp_path, lite, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_package_that_is_named_and_missing_is_a_warning(open_on, double, no_li
 
 def test_onnx_looks_for_no_npu(open_on, double, lite, caplog):
     runtimes = open_on(ROCK_5B, runtime="onnx", rknn_library=double)
-    assert (chosen(runtimes), runtimes.refusals, runtimes.devices) == (None, (), {CPU: 1})
+    assert (chosen(runtimes), runtimes.refusals, runtimes.devices) == (None, (), {CPU: 1, LLM: 1})
     assert reported(runtimes, caplog) == []
 
 
@@ -147,7 +147,7 @@ def test_where_no_chip_is_known_nothing_is_opened_unless_it_is_named(open_on, do
     assert [text.partition(" is not used: ")[0] for _, text in lines] == ["librknnrt", "rknn-toolkit-lite2"]
     assert all(NO_SOC in text for _, text in lines)
     named = open_on(Board(), runtime="rknn", rknn_library=double)
-    assert (chosen(named), named.devices) == ("rknn", {CPU: 1, NPU: 1})
+    assert (chosen(named), named.devices) == ("rknn", {CPU: 1, LLM: 1, NPU: 1})
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_soc_is_the_npus(open_on, double):
 )
 def test_graphs_use_the_boards_cores(open_on, double, tmp_path, board, masks):
     runtimes = open_on(board, rknn_library=double)
-    assert runtimes.devices == {CPU: 1, NPU: len(masks)}
+    assert runtimes.devices == {CPU: 1, LLM: 1, NPU: len(masks)}
     assert [context.core for context in runtimes.accelerator.load(model(tmp_path)).contexts] == masks
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from computing import on_cpu
 
-from wyoming_rknn.errors import ModelFileMissing, ModelInvalid, UsageError, VoiceNotFound
+from wyoming_rknn.errors import ModelFileMissing, ModelInvalid, RequestError, UsageError, VoiceNotFound
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.tts import programs
 from wyoming_rknn.tts.engine import Voice
@@ -343,3 +343,166 @@ def test_a_programs_own_name_is_that_of_its_entry_point():
         engine = EntryPoint(name, target, programs.ENTRY_POINTS).load()(Settings(), on_cpu())
         assert engine.name == name
         engine.close()
+
+
+class Fetching(Engine):
+    """Lists voices that are not here."""
+
+    def __init__(self, name, *voices):
+        super().__init__(name, *voices)
+        self.fetched = []
+
+    def fetch(self, voice):
+        self.fetched.append(voice)
+
+
+def absent(name, *languages, speakers=()):
+    return Voice(name, languages, name, 0, tuple(speakers), is_here=False)
+
+
+NEW_DE, NEW_FR, NEW_US, NEW_GB = (
+    absent("de_DE-eva-low", "de-DE", "de", speakers=("Eva",)),
+    absent("fr_FR-siwis-low", "fr-FR", "fr"),
+    absent("en_US-aaa-low", "en-US", "en"),
+    absent("en_GB-vctk-low", "en-GB", "en"),
+)
+
+
+@pytest.fixture
+def fetching(espeak):
+    """Return programs that could fetch voices, and where what is fetched is noted."""
+
+    def serve(*installed, **settings):
+        piper = Fetching("piper", *installed, NEW_DE, NEW_FR, NEW_GB, NEW_US)
+        return Programs([piper, espeak], Settings(**settings)), piper.fetched
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("settings", "installed", "wanted", "expected"),
+    [
+        # The default speaks the language,
+        ({}, (ALAN, AMY), NEW_US, AMY),
+        ({}, (ALAN, AMY), NEW_GB, AMY),
+        ({"voice": "en_GB-alan-low"}, (ALAN, AMY), NEW_US, ALAN),
+        ({"voice": "espeak-de"}, (THORSTEN,), NEW_DE, ROBOT_DE),
+        # another installed voice does,
+        ({}, (AMY, THORSTEN), NEW_DE, THORSTEN),
+        ({"voice": "espeak-fr"}, (AMY, THORSTEN), NEW_DE, THORSTEN),
+        ({}, (ALAN,), NEW_US, ALAN),
+        # the robot does,
+        ({}, (AMY,), NEW_DE, ROBOT_DE),
+        ({}, (), NEW_FR, ROBOT_FR),
+        ({}, (), NEW_US, ROBOT_EN),
+    ],
+)
+def test_until_a_voice_is_here_another_one_of_its_language_speaks(
+    fetching, caplog, settings, installed, wanted, expected
+):
+    caplog.set_level(logging.INFO)
+    found, fetched = fetching(*installed, **settings)
+    choice = found.choose(Wanted(wanted.name.upper(), speaker="Eva"))
+    assert (choice.voice, choice.speaker) == (expected, None)
+    assert fetched == [wanted.name]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"voice {wanted.name} is not here yet; {expected.name} speaks instead")
+    ]
+
+
+def test_where_nobody_speaks_its_language_the_default_does(fetching, espeak):
+    espeak.found.clear()
+    found, fetched = fetching(AMY)
+    assert found.choose(Wanted(NEW_DE.name)).voice is AMY
+    assert fetched == [NEW_DE.name]
+
+
+def test_where_nobody_else_can_speak_it_is_fetched_and_told(fetching, espeak):
+    espeak.found.clear()
+    found, fetched = fetching()
+    with pytest.raises(RequestError, match=r"'de_DE-eva-low' is being fetched, and no other one .* try again later"):
+        found.choose(Wanted(NEW_DE.name))
+    assert fetched == [NEW_DE.name]
+    for wanted in (Wanted(), Wanted(language="de")):
+        with pytest.raises(VoiceNotFound):
+            found.choose(wanted)
+    assert fetched == [NEW_DE.name]
+
+
+def test_where_nobody_can_speak_the_default_voice_is_fetched_and_told(fetching, espeak):
+    espeak.found.clear()
+    found, fetched = fetching(voice=NEW_DE.name)
+    for wanted in (Wanted(), Wanted(language="en")):
+        with pytest.raises(RequestError, match="'de_DE-eva-low' is being fetched"):
+            found.choose(wanted)
+    assert set(fetched) == {NEW_DE.name}
+
+
+def test_once_it_is_here_it_speaks(fetching, espeak):
+    here = voice(NEW_DE.name, "de-DE", "de")
+    found, fetched = fetching(AMY)
+    espeak.found.clear()
+    found.choose(Wanted(NEW_DE.name))
+    found, fetched = Programs([Fetching("piper", AMY, here)], Settings()), []
+    assert found.choose(Wanted(NEW_DE.name)).voice is here
+    assert not fetched
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(),
+        Wanted(language="de"),
+        Wanted(language="en-US"),
+        Wanted(language="fr-FR"),
+        Wanted("espeak-fr"),
+        Wanted("nobody"),
+    ],
+)
+def test_what_is_not_named_is_not_fetched_and_does_not_speak(fetching, wanted):
+    found, fetched = fetching(fallback_voice=True)
+    for program in (None, "piper", "espeak-ng"):
+        assert found.choose(wanted, program).voice.is_here
+    assert not fetched
+
+
+def test_an_unknown_name_is_told_with_what_could_be_fetched(fetching):
+    found, fetched = fetching(AMY)
+    with pytest.raises(VoiceNotFound, match="did you mean de_DE-eva-low"):
+        found.choose(Wanted("de_DE-eve-low"))
+    assert not fetched
+
+
+def test_a_default_voice_that_is_not_here_is_fetched_and_one_of_its_language_speaks(fetching, caplog):
+    found, fetched = fetching(AMY, voice="DE_de-eva-low")
+    assert found.choose(Wanted()).voice is ROBOT_DE
+    assert set(fetched) == {NEW_DE.name}
+    assert found.choose(Wanted(language="en")).voice is AMY
+    assert found.choose(Wanted(language="de")).voice is ROBOT_DE
+    assert found.choose(Wanted(NEW_FR.name)).voice is ROBOT_FR
+    assert NEW_FR.name in fetched
+    assert not caplog.records
+
+
+def test_a_default_voice_that_is_not_here_may_be_a_speaker(fetching):
+    found, fetched = fetching(AMY, voice="de_DE-eva-low#Eva")
+    choice = found.choose(Wanted())
+    assert (choice.voice, choice.speaker) == (ROBOT_DE, None)
+    assert fetched == [NEW_DE.name]
+
+
+def test_who_selects_another_program_causes_no_download(fetching):
+    found, fetched = fetching(AMY, voice=NEW_DE.name)
+    assert found.choose(Wanted(), "espeak-ng").voice is ROBOT_EN
+    assert not fetched
+
+
+def test_a_selected_program_speaks_in_place_of_what_is_not_here(fetching):
+    found, fetched = fetching(AMY)
+    assert found.choose(Wanted(NEW_US.name), "espeak-ng").voice is ROBOT_EN
+    assert fetched == [NEW_US.name]
+
+
+def test_voices_that_are_not_here_are_offered(fetching):
+    found, _ = fetching()
+    assert names(found.offered()) == ["piper", "espeak-ng"]

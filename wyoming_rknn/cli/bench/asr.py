@@ -19,10 +19,9 @@ HELP = "speech-to-text: the real-time factor, and how soon after the end of the 
 
 SETTINGS = (
     "data_dir", "cache_dir", "asr_engine", "asr_model", "language", "no_itn", "vad_threshold", "partial_interval",
-    "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
+    "runtime", "soc", "rknn_library", "rkllm_library", "rkllm_version", "threads", "cpu_affinity",
+    "log_level", "log_format",
 )  # fmt: skip
-_BUSY_S = 5.0
-"""How long a computation may take to finish once its result is not wanted any more."""
 _COLUMNS = """load: with one run of each graph. decode: what is left to compute once all audio is there. rtf: features,
 graph and text, per second of audio. latency: from the end of the audio to the text when the sound is played in real
 time with 0.7 s of silence after it, as a microphone sends it; - if nobody seems to speak. vad: telling speech from
@@ -72,6 +71,7 @@ def measure(
     from wyoming_rknn.asr import programs
     from wyoming_rknn.cli import recognisers
     from wyoming_rknn.cli.bench import asr_runs
+    from wyoming_rknn.runtime.scheduler import BUSY_S
 
     found = programs.load(settings, runtimes)
     scheduler = runtimes.scheduler()
@@ -88,7 +88,7 @@ def measure(
                 failures.append(error)
     finally:
         # The interpreter must not end while a device computes.
-        scheduler.close(_BUSY_S)
+        scheduler.close(BUSY_S)
         found.close()
     return results, failures
 

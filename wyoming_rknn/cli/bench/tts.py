@@ -64,7 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     runtimes = Runtimes.of(settings)
     runtimes.report()
-    results, failures = measure(settings, runtimes, arguments.repeat)
+    try:
+        results, failures = measure(settings, runtimes, arguments.repeat)
+    finally:
+        runtimes.close()
     for failure in failures:
         print(f"wyoming-rknn: {failure}", file=sys.stderr)
     if getattr(arguments, "json", False):
@@ -88,25 +91,31 @@ def measure(
     settings: "Settings", runtimes: "Runtimes", repeat: int
 ) -> tuple[list[Measurement], list[SpeechServerError]]:
     """Measure every installed voice, or the one that the settings name; also returns what could not be."""
+    from wyoming_rknn.runtime.scheduler import BUSY_S
     from wyoming_rknn.tts import programs
     from wyoming_rknn.tts.programs import Choice, Wanted
 
     found = programs.load(settings, runtimes)
-    if settings.voice or settings.language:
-        choices = [found.choose(Wanted(settings.voice, settings.language))]
-    else:
-        engine, voices = found.offered()[0]
-        # A program with a hundred voices is one synthesiser; its speakers are one voice.
-        wanted = [voice for voice in voices if "#" not in voice.name][:20] if engine.name == "piper" else []
-        choices = [Choice(engine, voice, None) for voice in wanted] or [found.choose(Wanted())]
     scheduler = runtimes.scheduler()
     results: list[Measurement] = []
     failures: list[SpeechServerError] = []
-    for choice in choices:
-        try:
-            results += _measure(choice, scheduler, max(1, repeat))
-        except SpeechServerError as error:
-            failures.append(error)
+    try:
+        if settings.voice or settings.language:
+            choices = [found.choose(Wanted(settings.voice, settings.language))]
+        else:
+            engine, voices = found.offered()[0]
+            # A program with a hundred voices is one synthesiser; its speakers are one voice.
+            wanted = [voice for voice in voices if "#" not in voice.name][:20] if engine.name == "piper" else []
+            choices = [Choice(engine, voice, None) for voice in wanted] or [found.choose(Wanted())]
+        for choice in choices:
+            try:
+                results += _measure(choice, scheduler, max(1, repeat))
+            except SpeechServerError as error:
+                failures.append(error)
+    finally:
+        # The interpreter must not end while a device computes.
+        scheduler.close(BUSY_S)
+        found.close()
     return results, failures
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 HELP = "look at board, NPU, libraries, permissions and models, and say what to mend"
 
 _SETTINGS = (
-    "data_dir", "cache_dir", "runtime", "soc", "rknn_library", "threads", "cpu_affinity", "log_level", "log_format",
+    "data_dir", "cache_dir", "runtime", "soc", "rknn_library", "rkllm_library", "rkllm_version", "threads",
+    "cpu_affinity", "log_level", "log_format",
 )  # fmt: skip
 _STATES = """Each line begins with ok, with warn where something could be better, or with fail where something cannot
 work that was asked for or installed; what to do about it stands below it. The exit code is 1 if there is a fail."""
@@ -73,6 +74,7 @@ def checks() -> tuple[Check, ...]:
         machine.npu,
         computing.library,
         computing.lite,
+        computing.language,
         machine.cpu,
         machine.memory,
         machine.cache,

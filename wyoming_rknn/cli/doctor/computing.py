@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wyoming_rknn.cli.doctor.lines import Line, State, told
 from wyoming_rknn.errors import RuntimeUnavailable
-from wyoming_rknn.runtime import rknn_lite
+from wyoming_rknn.runtime import rkllm_library, rknn_lite
 from wyoming_rknn.runtime.accelerator import Accelerator
 from wyoming_rknn.runtime.rknn_library import FOLDERS, LIBRARY, open_library
 from wyoming_rknn.runtime.runtimes import AUTO, ONNX, RKNN, RKNN_LITE, Runtimes
@@ -64,6 +64,18 @@ def lite(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
             yield Line("rknn-lite", "ok", "rknn-toolkit-lite2 is not installed, and not needed")
         return
     yield Line("rknn-lite", "ok", f"rknn-toolkit-lite2 {version} is installed")
+
+
+def language(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
+    """Tell which librkllmrt there is; without one, the CPU computes language models."""
+    is_named = settings.rkllm_library is not None or settings.rkllm_version is not None
+    try:
+        found = rkllm_library.find_library(settings.rkllm_library, settings.rkllm_version)
+    except RuntimeUnavailable as error:
+        if is_named or any((folder / rkllm_library.LIBRARY).is_file() for folder in FOLDERS):
+            yield told("rkllm", "fail" if is_named else "warn", error)
+        return
+    yield Line("rkllm", "ok", f"{found.path}, version {found.version}")
 
 
 def runtime(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:

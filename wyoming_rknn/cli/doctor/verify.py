@@ -1,19 +1,20 @@
 """The installed models: whether their graphs fit this board, and compute on its NPU what they should."""
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
 from wyoming_rknn.cli.doctor.lines import Line, told
 from wyoming_rknn.errors import ModelError, ModelNotFound, SpeechServerError
-from wyoming_rknn.models.formats import converted
+from wyoming_rknn.models.catalog import Catalog
+from wyoming_rknn.models.damage import CatalogCheck, since_installed
 from wyoming_rknn.models.formats.rknn_file import RknnFile
-from wyoming_rknn.models.manifest import NPU_SUFFIX, Manifest
+from wyoming_rknn.models.manifest import NPU_SUFFIX, Detected, Manifest
+from wyoming_rknn.models.record import MANIFEST, Origin, Record, lists
 from wyoming_rknn.models.store import Store
 from wyoming_rknn.names import folded
 from wyoming_rknn.npu.load import run_timeout_s
@@ -45,61 +46,106 @@ def models(settings: Settings, runtimes: Runtimes) -> Iterator[Line]:
 
 
 def check_models(
-    settings: Settings, runtimes: Runtimes, names: Sequence[str] = (), fresh: bool = True, whole: bool = False
+    settings: Settings,
+    runtimes: Runtimes,
+    names: Sequence[str] = (),
+    fresh: bool = True,
+    catalog: Catalog | None = None,
 ) -> Iterator[Line]:
     """Yield a line for each graph for the NPU, each other model, and each file that looks like a model but is none.
 
     `names` are the models to look at, none for all. Graphs for the NPU compute their golden output, unless `fresh` is
-    off and the result of an earlier self-test still holds. With `whole` all files of converted models are read and
-    compared with their manifest, which takes a while. Blocks. Raises `ModelNotFound` before the first line.
+    off and the result of an earlier self-test still holds. With a catalogue all files of all models are read first,
+    which takes a while, and compared with what was installed, or with the catalogue where nothing tells of that; a line
+    names each that is damaged. Blocks. Raises `ModelNotFound` before the first line.
     """
     found = Store(settings.data_dirs, soc=runtimes.npu_soc).scan()
-    known = [*(manifest.name for manifest in found.manifests), *(problem.name for problem in found.problems)]
     wanted = {folded(name): name for name in names}
+    known = [
+        *(manifest.name for manifest in found.manifests),
+        *(problem.name for problem in found.problems),
+        *(record.name for record in found.records.values() if catalog is not None),
+    ]
     for key in wanted.keys() - {folded(name) for name in known}:
         raise ModelNotFound(wanted[key], known)
+    damaged: set[Path] = set()
+    if catalog is not None:
+        for folder, path, line in _damage(found, catalog, wanted.keys(), settings.data_dirs[0]):
+            damaged |= {folder, path}
+            yield line
     for manifest in found.manifests:
         if not wanted or folded(manifest.name) in wanted:
-            if whole:
-                yield from _damage(manifest)
-            yield from _model(manifest, settings, runtimes, fresh)
+            yield from _model(manifest, settings, runtimes, fresh, damaged)
     for problem in found.problems:
-        if not wanted or folded(problem.name) in wanted:
+        # What follows from the damage has been told.
+        is_told = problem.path in damaged or _lacks(problem.path, damaged)
+        if not is_told and (not wanted or folded(problem.name) in wanted):
             yield told(_title(problem.name), "fail", problem.message, f"mend or remove {problem.path}")
 
 
-def _damage(manifest: Manifest) -> Iterator[Line]:
-    """Yield a line for each file of a converted model that is not the one that was written."""
-    path = next(iter(manifest.files.values())).parent / converted.MANIFEST
-    try:
-        own = converted.read(path, converted.PIPER) or converted.read(path, converted.SENSEVOICE)
-        if own is None or own.name != manifest.name:
-            return
-        listed = json.loads(path.read_bytes())["files"]
-    except (ModelError, OSError, ValueError):
-        # Told by those who look for models.
-        return
-    for name in own.sizes:
-        # What is missing or has another size is told by them, too.
-        if own.flaw(name) is None and (expected := listed[name].get("sha256")) is not None:
-            try:
-                with (path.parent / name).open("rb") as file:
-                    is_same = hashlib.file_digest(file, "sha256").hexdigest() == expected
-                text = f"{path.parent / name} is not what was converted: its sha256 is not the one in {path.name}"
-            except OSError as error:
-                is_same, text = False, f"{path.parent / name} cannot be read ({error.strerror})"
-            if not is_same:
-                yield Line(_title(manifest.name), "fail", text, f"copy it again, or {_CONVERT}")
+def _damage(found: Detected, catalog: Catalog, wanted: Set[str], first: Path) -> Iterator[tuple[Path, Path, Line]]:
+    """Yield a model's folder, a damaged file and what to tell of it; `first` is the folder that models come into."""
+    for folder, record in found.records.items():
+        here = [manifest.name for manifest in found.manifests if _is_recorded(manifest, {folder: record})]
+        names = [record.name, *here]
+        names += (problem.name for problem in found.problems if folder in (problem.path, *problem.path.parents))
+        if not wanted or not wanted.isdisjoint(map(folded, names)):
+            for damage in since_installed(folder, record):
+                fix = _mended(record, folder, here, first)
+                yield folder, damage.path, Line(_title(record.name), "fail", damage.message, fix)
+    check = CatalogCheck(catalog)
+    for manifest in found.manifests:
+        if _is_recorded(manifest, found.records) or (wanted and folded(manifest.name) not in wanted):
+            continue
+        if (compared := check.damage(manifest)) is not None:
+            entry, damages = compared
+            for damage in damages:
+                made = Record(entry.name, origin=Origin(catalog=entry.name))
+                fix = _mended(made, manifest.folder, [manifest.name], first)
+                yield manifest.folder, damage.path, Line(_title(manifest.name), "fail", damage.message, fix)
 
 
-def _model(manifest: Manifest, settings: Settings, runtimes: Runtimes, fresh: bool) -> Iterator[Line]:
+def _is_recorded(manifest: Manifest, records: Mapping[Path, Record]) -> bool:
+    record = records.get(manifest.folder)
+    return record is not None and lists(record.files, manifest.folder, manifest.files.values())
+
+
+def _mended(record: Record, folder: Path, names: Sequence[str], first: Path) -> str:
+    """Return how a model comes back that lies in `folder`, where `names` are the models that are found of it.
+
+    What a manifest says may be a stranger's: a command is one that can be pasted.
+    """
+    origin = record.origin
+    if record.is_converted:
+        return f"copy it again, or {_CONVERT}"
+    if not (given := origin.catalog or origin.address):
+        return "copy it again"
+    add = f"`wyoming-rknn models add {quote(given)}`"
+    if origin.catalog and folder == first / origin.catalog:
+        return f"fetch it again with {add}"
+    # A new one would be put beside it. Others may be in the folder, which may even be the one for all models.
+    if names:
+        return f"delete it with `wyoming-rknn models remove {' '.join(map(quote, names))}`, then {add}"
+    left = [str(path) for path in (folder / name for name in (*record.files, MANIFEST)) if path.exists()]
+    return f"delete {' and '.join(left)}, then {add}"
+
+
+def _lacks(path: Path, damaged: Collection[Path]) -> bool:
+    """Tell whether a problem is that a file is missing which belongs to `path`, or to which `path` belongs."""
+    return any(path in (other.with_suffix(""), other.with_name(f"{other.name}.json")) for other in damaged)
+
+
+def _model(
+    manifest: Manifest, settings: Settings, runtimes: Runtimes, fresh: bool, damaged: Set[Path]
+) -> Iterator[Line]:
     graphs = [path for path in manifest.files.values() if path.suffix == NPU_SUFFIX]
-    if not graphs:
+    if not graphs and damaged.isdisjoint(manifest.files.values()):
         more = "" if runtimes.accelerator is None else "; `wyoming-rknn models convert` makes it ready for the NPU"
         yield Line(_title(manifest.name), "ok", f"{manifest.format}, on the CPU{more}")
     test = _Test(runtimes, Verdicts(settings.cache), fresh)
     for path in graphs:
-        yield _graph(manifest, path, test)
+        if path not in damaged:
+            yield _graph(manifest, path, test)
 
 
 def _graph(manifest: Manifest, path: Path, test: "_Test") -> Line:

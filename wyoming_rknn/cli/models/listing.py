@@ -13,13 +13,9 @@ from wyoming_rknn.names import folded
 from wyoming_rknn.settings import Settings
 
 if TYPE_CHECKING:
-    from wyoming_rknn.models.catalog import Catalog
     from wyoming_rknn.models.catalog_entry import CatalogEntry
 
 HELP = "list the installed models, or those that can be had"
-
-UPDATED = "catalog.json"
-"""In the cache folder: what `models update` fetched."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,17 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     return _available(arguments, settings) if arguments.available else _installed(arguments, settings)
 
 
-def catalog(settings: Settings) -> "Catalog":
-    """Return what can be had: what data folders list, what `models update` fetched, and the package's list."""
-    from wyoming_rknn.models.catalog import Catalog
-
-    return Catalog.load([*(folder / "catalog.json" for folder in settings.data_dirs), settings.cache / UPDATED])
-
-
 def _available(arguments: argparse.Namespace, settings: Settings) -> int:
+    from wyoming_rknn.models.catalogs import load_catalog
     from wyoming_rknn.models.store import Store
 
-    entries = catalog(settings).available(language=arguments.spoken, soc=settings.soc)
+    entries = load_catalog(settings).available(language=arguments.spoken, soc=settings.soc)
     installed = {folded(manifest.name) for manifest in Store(settings.data_dirs).scan().manifests}
     if arguments.json:
         found = [
@@ -97,6 +87,10 @@ def _installed(arguments: argparse.Namespace, settings: Settings) -> int:
                 "languages": list(manifest.languages),
                 "rate_hz": manifest.rate_hz,
                 "speakers": list(manifest.speakers),
+                "targets": list(manifest.targets),
+                "bytes": manifest.bytes,
+                "licence": manifest.licence,
+                "source": manifest.source,
                 "files": {role: str(path) for role, path in manifest.files.items()},
             }
             for manifest in manifests

@@ -28,13 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Renew."""
     settings = settings_from(arguments)
     logs.configure(settings.log_level, settings.log_format)
-    from wyoming_rknn.cli.models.listing import UPDATED, catalog
     from wyoming_rknn.models import piper_voices
     from wyoming_rknn.models.catalog_entry import CatalogEntry, CatalogFile, CatalogSource
+    from wyoming_rknn.models.catalogs import load_catalog, updated_file
     from wyoming_rknn.models.download import DownloadOptions, fetch
 
     options = DownloadOptions.of(os.environ, arguments.model_url)
-    before = {entry.name for entry in catalog(settings).entries}
+    before = {entry.name for entry in load_catalog(settings).entries}
     source = CatalogSource(repo=piper_voices.REPO, path=_LIST)
     wanted = CatalogEntry("the list of voices", "tts", "piper", files=(CatalogFile(_LIST, source),))
     with tempfile.TemporaryDirectory() as name:
@@ -42,13 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
         fetch(wanted, folder, options)
         try:
             voices = json.loads((folder / _LIST).read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelInvalid("the hub's list of voices is no JSON; try again later") from error
     section, left_out = piper_voices.compact(voices, f"{piper_voices.REPO} {_LIST}")
-    _write(settings.cache / UPDATED, piper_voices.dumps(section))
+    _write(updated_file(settings), piper_voices.dumps(section))
     for key in left_out:
-        print(f"{key} does not follow the rule for names and is left out", file=sys.stderr)
-    news = sorted(entry.name for entry in catalog(settings).entries if entry.name not in before)
+        print(f"{key} is left out: the list does not describe it as it does the others", file=sys.stderr)
+    news = sorted(entry.name for entry in load_catalog(settings).entries if entry.name not in before)
     print(f"{len(section['voices'])} voices, {len(news)} of them new")
     for name in news:
         print(name)
@@ -56,10 +56,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, text: str) -> None:
+    """Replace the list, unless that would be by one that cannot be read."""
+    from wyoming_rknn.models import catalog_form
+
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            catalog_form.read(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except ModelInvalid as error:
+        raise ModelInvalid("the hub's list of voices is of no use, the one from before stays; try later") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error.strerror}; choose another --cache-dir") from error

@@ -23,13 +23,14 @@ def run(arguments: argparse.Namespace) -> int:
     from wyoming_rknn.cli import doctor
     from wyoming_rknn.cli.doctor.lines import Line
     from wyoming_rknn.cli.doctor.verify import check_models
+    from wyoming_rknn.models.catalogs import load_catalog
     from wyoming_rknn.runtime.runtimes import Runtimes
 
     runtimes = Runtimes.of(settings)
     runtimes.report()
     lines: list[Line] = []
     try:
-        for line in check_models(settings, runtimes, arguments.names, whole=True):
+        for line in check_models(settings, runtimes, arguments.names, catalog=load_catalog(settings)):
             lines.append(line)
             doctor.show(line)
     finally:

@@ -1,52 +1,10 @@
-"""What can go wrong with a download; `DownloadError` is the root."""
+"""What errors of the disk mean for a download."""
 
 import errno
 import os
 from pathlib import Path
 
-from wyoming_rknn.errors import SpeechServerError
-
-
-class DownloadError(SpeechServerError):
-    """A model could not be downloaded; what came of it so far is kept and continued the next time."""
-
-    code = "download-failed"
-
-
-class NetworkUnavailable(DownloadError):
-    """The server cannot be reached, or failed again and again."""
-
-    code = "network-unavailable"
-
-
-class RemoteFileMissing(DownloadError):
-    """The server does not have the file."""
-
-    code = "remote-file-missing"
-
-
-class ModelGated(DownloadError):
-    """The server gives the file only to those who accepted a licence or have access."""
-
-    code = "model-gated"
-
-
-class HashMismatch(DownloadError):
-    """What the server sent is not the file that was asked for."""
-
-    code = "hash-mismatch"
-
-
-class DiskFull(DownloadError):
-    """The disk has no room."""
-
-    code = "disk-full"
-
-
-class FolderNotWritable(DownloadError):
-    """The folder for models must not be written to."""
-
-    code = "folder-not-writable"
+from wyoming_rknn.errors import DiskFull, DownloadError, FolderNotWritable
 
 
 def of_disk(error: OSError, folder: Path) -> DownloadError:

@@ -19,17 +19,31 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from wyoming_rknn import __version__
-from wyoming_rknn.models.fetching.failures import DownloadError, ModelGated, NetworkUnavailable, RemoteFileMissing
+from wyoming_rknn.errors import DownloadError, ModelGated, NetworkUnavailable, RemoteFileMissing
 from wyoming_rknn.models.fetching.wanted import Source
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 _UNREACHABLE = frozenset({errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 _RANGE_NOT_SATISFIABLE = 416
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def shown(url: str) -> str:
+    """Return an address without what may be secret: a name and password before the host, and all from "?" on.
+
+    For messages and records; what is no address of a host is not told at all.
+    """
+    try:
+        parts = urlsplit(url)
+        # Raises for a password with a "/" in it, too: what is before that looks like a port then.
+        _ = parts.port
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return "an address that cannot be read"
 
 
 class PassingFailure(Exception):
@@ -59,12 +73,17 @@ class Address:
         """Return the server's name, for messages."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
+    @property
+    def shown(self) -> str:
+        """Return the address for messages, without what may be secret."""
+        return shown(self.url)
+
 
 def address_of(source: Source, endpoint: str, token: str, hub: str) -> Address:
     """Return the address of a file; `hub` is where people see its repository. Raises `DownloadError` if it has none."""
     if source.url:
         if not source.url.startswith(("https://", "http://")):
-            raise DownloadError(f"{source.url!r} is no https:// address; mend the catalogue")
+            raise DownloadError(f"{shown(source.url)!r} is no https:// address; mend the catalogue")
         return Address(quote(source.url, safe="/:?#[]@!$&'()*+,;=%~"))
     if not source.repo or not source.path:
         raise DownloadError("a file in the catalogue has neither an address nor a repository; mend the catalogue")
@@ -133,8 +152,9 @@ class Client:
             with error:
                 elsewhere = urlsplit(error.url).netloc != urlsplit(address.url).netloc
                 raise _refusal(error.code, error.headers, address, elsewhere) from None
-        except (http.client.InvalidURL, UnicodeError) as error:
-            raise DownloadError(f"{address.url!r} is no usable address: {error}; mend the catalogue") from None
+        except (http.client.InvalidURL, UnicodeError):
+            # What it says may be the part of the address that is secret.
+            raise DownloadError(f"{address.shown!r} is no usable address; mend the catalogue") from None
         except URLError as error:
             raise _unreachable(error.reason, address) from None
         except (OSError, http.client.HTTPException) as error:
@@ -174,7 +194,7 @@ class _Redirects(HTTPRedirectHandler):
         there, here = urlsplit(newurl), urlsplit(req.full_url)
         if there.scheme not in ("https", here.scheme):
             fp.close()
-            raise DownloadError(f"{here.netloc} points to {newurl!r}, which is not safe; use another mirror")
+            raise DownloadError(f"{here.netloc} points to {shown(newurl)!r}, which is not safe; use another mirror")
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None:
             hints: dict[str, str] = req.hub_hints  # type: ignore[attr-defined]
@@ -269,19 +289,19 @@ def _refusal(status: int, headers: email.message.Message, address: Address, else
         return PassingFailure(f"its storage answers with HTTP status {status}")
     if status in (401, 403):
         if not address.page:
-            return ModelGated(f"{address.host} refuses to give {address.url} (HTTP status {status})")
+            return ModelGated(f"{address.host} refuses to give {address.shown} (HTTP status {status})")
         if address.token:
             return ModelGated(f"your HF_TOKEN has no access yet: accept the licence at {address.page} and try again")
         return ModelGated(f"accept the licence at {address.page}, set HF_TOKEN to a token of yours, and try again")
     if status in (404, 410, 451):
         what = "the revision in " if code == "RevisionNotFound" else ""
         fix = "try `wyoming-rknn models update`, or another mirror with --model-url"
-        return RemoteFileMissing(f"{address.host} does not have {what}{address.url} (HTTP status {status}); {fix}")
+        return RemoteFileMissing(f"{address.host} does not have {what}{address.shown} (HTTP status {status}); {fix}")
     if status in _RETRIED:
         wait_s = _number(headers.get("Retry-After")) or 0
         return PassingFailure(f"it answers with HTTP status {status}", wait_s=float(wait_s))
     fix = "check HTTPS_PROXY" if status == 407 else "try again later, or another mirror with --model-url"
-    return DownloadError(f"{address.host} answers with HTTP status {status} for {address.url}; {fix}")
+    return DownloadError(f"{address.host} answers with HTTP status {status} for {address.shown}; {fix}")
 
 
 def _unreachable(reason: object, address: Address) -> Exception:
@@ -291,7 +311,7 @@ def _unreachable(reason: object, address: Address) -> Exception:
             "ca-certificates, or name your own authority in SSL_CERT_FILE"
         )
     if not isinstance(reason, OSError):
-        return DownloadError(f"{address.url} cannot be opened: {reason}; mend the catalogue or the mirror's address")
+        return DownloadError(f"{address.shown} cannot be opened: {reason}; mend the catalogue or the mirror's address")
     gone = isinstance(reason, socket.gaierror | TimeoutError) or reason.errno in _UNREACHABLE
     return PassingFailure(_reason(reason), unreachable=gone)
 

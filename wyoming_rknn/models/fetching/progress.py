@@ -84,5 +84,15 @@ def renderer(name: str, stream: TextIO | None = None) -> Renderer:
     return Bar(name, stream) if stream.isatty() else Lines(name, stream)
 
 
+def after(first: Renderer, then: Progress) -> Progress:
+    """Return what shows `then`, and ends `first` before."""
+
+    def show(done: int, total: int | None) -> None:
+        first.close()
+        then(done, total)
+
+    return show
+
+
 def _percent(done: int, total: int) -> int:
     return min(100, 100 * done // total)

@@ -6,14 +6,8 @@ import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wyoming_rknn.errors import Cancelled
-from wyoming_rknn.models.fetching.failures import (
-    DiskFull,
-    DownloadError,
-    HashMismatch,
-    NetworkUnavailable,
-    of_disk,
-)
+from wyoming_rknn.errors import Cancelled, DiskFull, DownloadError, HashMismatch, NetworkUnavailable
+from wyoming_rknn.models.fetching.failures import of_disk
 from wyoming_rknn.models.fetching.http import Address, Client, PassingFailure, RangeRefused, Reply
 from wyoming_rknn.models.fetching.wanted import Facts, FetchedFile, WantedFile, inspect
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from wyoming_rknn.models.fetching.failures import DownloadError
+from wyoming_rknn.errors import DownloadError
 
 _BLOCK_BYTES = 1 << 20
 

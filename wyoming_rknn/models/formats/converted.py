@@ -1,31 +1,16 @@
 """The `manifest.json` of a folder that `wyoming-rknn models convert` wrote, whatever kind of model lies in it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from wyoming_rknn.errors import ModelError, ModelFileMissing, ModelInvalid
+from wyoming_rknn.models import record
+from wyoming_rknn.models.record import FORMAT, RecordedGraph
 
-MANIFEST = "manifest.json"
 PIPER, SENSEVOICE = "piper-parts", "sensevoice-rknn"
 """Layouts."""
-
-_FORMAT = 1
-_MAX_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertedGraph:
-    """A graph for the NPU."""
-
-    file: str
-    golden: str | None
-    """File with inputs and the outputs that ONNX Runtime gives for them."""
-    frames: int
-    context_frames: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +24,8 @@ class Converted:
     targets: tuple[str, ...]
     sizes: Mapping[str, int]
     """Bytes of each file, by name."""
-    graphs: tuple[ConvertedGraph, ...]
+    graphs: tuple[RecordedGraph, ...]
+    """Each with its window's width."""
     stages: frozenset[str]
     """Into which parts a voice is cut, besides its encoder."""
 
@@ -65,61 +51,22 @@ def read(path: Path, layout: str) -> Converted | None:
 
     Raises `ModelInvalid` if it is of this layout but cannot be used.
     """
-    content = _load(path)
+    content = record.load(path)
     if content is None or content.get("layout") != layout:
         return None
-    if content.get("format") != _FORMAT:
+    if content.get("format") != FORMAT:
         raise ModelInvalid(
-            f"{path} has format {content.get('format')!r}, {_FORMAT} is known; update wyoming-rknn, or convert the "
+            f"{path} has format {content.get('format')!r}, {FORMAT} is known; update wyoming-rknn, or convert the "
             "model again"
         )
     try:
-        target = content.get("target")
-        return Converted(
-            path=path,
-            name=_text(content["name"]),
-            targets=(target.lower(),) if isinstance(target, str) and target else (),
-            sizes=MappingProxyType({_file(name): _whole(file["bytes"]) for name, file in content["files"].items()}),
-            graphs=tuple(_graph(graph) for graph in content["graphs"]),
-            stages=frozenset(content.get("parts", {}).get("stages", {})),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelInvalid(f"{path} is damaged ({error!r}); convert the model again") from error
-
-
-def _load(path: Path) -> Mapping[str, Any] | None:
-    try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(_MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _graph(graph: Mapping[str, Any]) -> ConvertedGraph:
-    golden, context = graph.get("golden"), graph.get("context_frames")
-    return ConvertedGraph(
-        _file(graph["file"]),
-        None if golden is None else _file(golden),
-        _whole(graph["frames"]),
-        None if context is None else _whole(context),
-    )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError(f"{value!r} is no name")
-    return value
-
-
-def _file(value: object) -> str:
-    # What a manifest names must lie beside it.
-    if (name := _text(value)) != Path(name).name or name == "..":
-        raise ValueError(f"{value!r} is no file name")
-    return name
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no number")
-    return value
+        known = record.parse(content)
+        if any(graph.frames is None for graph in known.graphs):
+            raise ValueError("a graph has no width")
+        if deep := next((name for name in known.files if "/" in name), None):
+            raise ValueError(f"{deep!r} is no file name")
+        stages = frozenset[str](content.get("parts", {}).get("stages", {}))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelInvalid(f"{path} is damaged ({error}); convert the model again") from error
+    sizes = MappingProxyType({name: file.bytes for name, file in known.files.items()})
+    return Converted(path, known.name, known.targets, sizes, known.graphs, stages)

@@ -14,7 +14,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
 _IR_VERSION = b"\x08"
 """How every ONNX file begins: field 1, a number."""
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 7, 8, 14
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
 _UINT8, _INT8 = 2, 3
@@ -51,6 +51,23 @@ def read(path: Path) -> OnnxHeader | None:
             return _model(file, path.stat().st_size)
         except (ValueError, EOFError):
             return None
+
+
+def is_cut_off(path: Path) -> bool:
+    """Tell whether an ONNX file ends before its model does, as while it is being copied; `False` for other files.
+
+    Looks at a few places only, however long the file is. Raises `OSError`.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_IR_VERSION)) not in (b"", _IR_VERSION):
+            return False
+        file.seek(0)
+        try:
+            found = {field for field, _ in _fields(file, path.stat().st_size)}
+        except (ValueError, EOFError):
+            return True
+    # Fields stand in the order of their numbers: what follows the graph shows that all of it is there.
+    return not found >= {_MODEL_GRAPH, _MODEL_OPSET}
 
 
 def _model(file: BinaryIO, size: int) -> OnnxHeader:

@@ -5,17 +5,19 @@ both), rkllama (`decoder.rknn`, `piper.json`), suharvest (`flow_decoder.rknn`, `
 (`<name>.json`), and what `wyoming-rknn models convert` writes (`manifest.json`).
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from wyoming_rknn.errors import ModelError, ModelFileMissing, ModelInvalid
-from wyoming_rknn.models.formats import converted
+from wyoming_rknn.models.formats import converted, onnx_header
 from wyoming_rknn.models.formats.converted import Converted
 from wyoming_rknn.models.formats.piper_config import VoiceConfig, looks_like_config
 from wyoming_rknn.models.formats.rknn_file import RknnFile
 from wyoming_rknn.models.manifest import NPU_SUFFIX, Detected, Manifest, Problem
+from wyoming_rknn.models.record import MANIFEST
 
 NPU_DECODER_ROLE, GOLDEN_ROLE = "npu-decoder", "golden"
 
@@ -102,6 +104,7 @@ def _pair_config(folder: Path, names: Iterable[str]) -> Path | None:
 
 def _manifest(model_format: str, name: str, files: Mapping[str, Path], targets: tuple[str, ...]) -> Manifest:
     config = VoiceConfig.read(files["config"])
+    _refuse_cut_off(files.values())
     speakers = f", {config.num_speakers} speakers" if config.num_speakers > 1 else ""
     quality = f", {config.quality}" if config.quality else ""
     target = f", {'/'.join(targets)}" if targets else ""
@@ -119,9 +122,17 @@ def _manifest(model_format: str, name: str, files: Mapping[str, Path], targets: 
     )
 
 
+def _refuse_cut_off(paths: Iterable[Path]) -> None:
+    for path in paths:
+        # What cannot be opened is told when it is loaded.
+        with contextlib.suppress(OSError):
+            if path.suffix == ".onnx" and onnx_header.is_cut_off(path):
+                raise ModelInvalid(f"{path} is not whole; wait until it is copied, or copy it again")
+
+
 def _parts(folder: Path, names: Iterable[str]) -> Detected | None:
     """Return the voice that was converted here, or what is wrong with it; `None` if there is none."""
-    path, present = folder / converted.MANIFEST, frozenset(names)
+    path, present = folder / MANIFEST, frozenset(names)
     name = folder.absolute().name
     try:
         voice = converted.read(path, converted.PIPER)
@@ -168,7 +179,7 @@ def _whole_parts(folder: Path, voice: Converted) -> Detected:
 
 
 def _belongs_to_parts(name: str) -> bool:
-    return name in (*_PARTS.values(), converted.MANIFEST) or name.endswith((NPU_SUFFIX, ".npz"))
+    return name in (*_PARTS.values(), MANIFEST) or name.endswith((NPU_SUFFIX, ".npz"))
 
 
 def _voice_name(path: Path, files: Mapping[str, Path]) -> str:

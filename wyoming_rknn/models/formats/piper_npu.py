@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 from wyoming_rknn.errors import ModelInvalid
 from wyoming_rknn.models.formats import converted
-from wyoming_rknn.models.formats.converted import ConvertedGraph
 from wyoming_rknn.models.formats.rknn_file import RknnFile, RknnTensor
+from wyoming_rknn.models.record import RecordedGraph
 
 _FLOW_FRAMES, _MEDIUM_FRAMES, _HIGH_FRAMES = 32, 11, 14
 """Frames of context per side by structure: of the flow, of decoders of "medium" and of "high" quality."""
@@ -117,7 +117,7 @@ def _samples(file: RknnFile, frames: int) -> tuple[str, int]:
     raise _foreign(file)
 
 
-def _converted(path: Path, manifest: Path | None, frames: int) -> ConvertedGraph | None:
+def _converted(path: Path, manifest: Path | None, frames: int) -> RecordedGraph | None:
     known = None if manifest is None else converted.read(manifest, converted.PIPER)
     graph = None if known is None else next((one for one in known.graphs if one.file == path.name), None)
     if graph is not None and graph.frames != frames:

@@ -17,6 +17,7 @@ from wyoming_rknn.models.formats.converted import Converted
 from wyoming_rknn.models.formats.rknn_file import RknnFile
 from wyoming_rknn.models.formats.sensevoice_layout import Layout
 from wyoming_rknn.models.manifest import NPU_SUFFIX, Detected, Manifest, Problem
+from wyoming_rknn.models.record import MANIFEST
 
 KIND = "asr"
 FUNASR, SHERPA, NPU = "sensevoice-funasr", "sensevoice-sherpa", "sensevoice-npu"
@@ -96,11 +97,11 @@ def detect(folder: Path) -> Detected:
     own: Converted | None = None
     found = _Found()
     try:
-        if converted.MANIFEST in present:
-            own = converted.read(folder / converted.MANIFEST, converted.SENSEVOICE)
+        if MANIFEST in present:
+            own = converted.read(folder / MANIFEST, converted.SENSEVOICE)
     except ModelError as error:
         # What it describes may be usable, as what somebody else converted.
-        found.problems.append(_problem(folder / converted.MANIFEST, folder.absolute().name, error))
+        found.problems.append(_problem(folder / MANIFEST, folder.absolute().name, error))
     for name in sorted(present):
         path = folder / name
         if path.suffix == NPU_SUFFIX:

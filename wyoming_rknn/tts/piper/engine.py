@@ -5,34 +5,26 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from wyoming_rknn.audio import Waveform, apply_gain
-from wyoming_rknn.errors import (
-    AcceleratorError,
-    EngineError,
-    GraphNotSplittable,
-    ModelInvalid,
-    SpeechServerError,
-    VoiceNotFound,
-)
+from wyoming_rknn.errors import AcceleratorError, EngineError, SpeechServerError, VoiceNotFound
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
 from wyoming_rknn.models.manifest import Detected, Manifest
-from wyoming_rknn.models.shelf import Shelf
+from wyoming_rknn.models.shelf import Shelf, footprint
 from wyoming_rknn.models.store import Store
 from wyoming_rknn.npu.offer import offered
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import Stream
 from wyoming_rknn.settings import Settings
-from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, Prosody, SpeechRequest, Voice, speaker_readings
-from wyoming_rknn.tts.piper.npu import open_stage
-from wyoming_rknn.tts.piper.parts import load_parts
+from wyoming_rknn.tts.engine import SPEAKER_SEPARATOR, Prosody, SpeechRequest, TtsEngine, Voice, speaker_readings
+from wyoming_rknn.tts.piper.loading import LoadedVoice, VoiceLoader
 from wyoming_rknn.tts.piper.phonemes import phonemize, to_ids
-from wyoming_rknn.tts.piper.voice import CutVoice, Piece, PiperVoice, Scales, Utterance, WholeVoice
+from wyoming_rknn.tts.piper.voice import Piece, PiperVoice, Scales, Utterance
 from wyoming_rknn.tts.piper.windows import Growth
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,18 +33,26 @@ MAX_LISTED_SPEAKERS = 32
 """Voices with more speakers are listed once: nobody finds a name among hundreds."""
 
 
-def create(settings: Settings, runtimes: Runtimes) -> "PiperEngine":
-    """Return the engine for the settings' data folders."""
-    return PiperEngine(settings, Store(settings.data_dirs, soc=runtimes.npu_soc), runtimes)
+def create(settings: Settings, runtimes: Runtimes) -> TtsEngine:
+    """Return the engine for the settings' data folders, with what can be fetched if that is set."""
+    engine = PiperEngine(settings, Store(settings.data_dirs, soc=runtimes.npu_soc), runtimes)
+    if not settings.auto_download:
+        return engine
+    from wyoming_rknn.tts.piper.on_demand import on_demand
+
+    return on_demand(engine, settings)
 
 
-@dataclass(slots=True)
-class _Loaded:
-    name: str
-    config: VoiceConfig
+@dataclass(frozen=True, slots=True)
+class _Speaking:
+    """What a reply speaks with."""
+
+    asked_for: str
+    loaded: LoadedVoice
     voice: PiperVoice
-    reported: set[str] = field(default_factory=set)
-    """Phonemes that the voice lacks and that were logged already."""
+    """The one that `loaded` had when the reply began."""
+    speaker: str
+    """The speaker that is part of the name asked for, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,16 @@ class PiperEngine:
         self._store = store
         self._runtimes = runtimes
         self._growth = Growth(settings.first_window, settings.window_growth, settings.max_window)
-        self._shelf: Shelf[_Loaded] = Shelf(self._open)
-        self._speaking: WeakKeyDictionary[Stream, tuple[str, _Loaded, str]] = WeakKeyDictionary()
+        size_of = partial(footprint, npu=runtimes.accelerator is not None)
+        self._loader = VoiceLoader(settings, runtimes, size_of)
+        self._shelf: Shelf[LoadedVoice] = Shelf(self._loader.open, runtimes.memory, size_of)
+        self._speaking: WeakKeyDictionary[Stream, _Speaking] = WeakKeyDictionary()
         self._guard = threading.Lock()
         self._reported: set[str] = set()
 
     def voices(self) -> Sequence[Voice]:
         """Return all voices but broken ones, and each speaker of those with few as a voice of its own."""
+        self._forget_replies()
         found = self._scan().manifests
         broken = self._shelf.problems(found)
         manifests = [manifest for manifest in found if manifest.name not in broken]
@@ -105,26 +108,31 @@ class PiperEngine:
         return {problem.name: problem.error() for problem in (*found.problems, *broken.values())}
 
     def prepare(self, voice: str) -> None:
-        """Load a voice. Blocks, for seconds when it is cut for the first time."""
-        self._load(voice)
+        """Load a voice. Blocks, for seconds when it is cut for the first time; meanwhile it can speak already."""
+        loaded, _ = self._load(voice)
+        loaded.settled.wait()
 
     def speak(self, request: SpeechRequest, stream: Stream) -> Iterator[Waveform]:
-        """Return the audio of a sentence, window by window; its encoder is queued at once."""
-        loaded, listed_speaker = self._voice_of(request, stream)
-        config = loaded.config
+        """Return the audio of a sentence, window by window; its encoder is queued at once.
+
+        A voice that is not cut yet gives a sentence as a whole; it is cut meanwhile, for replies that begin later.
+        """
+        speaking = self._voice_of(request, stream)
+        loaded, config = speaking.loaded, speaking.loaded.config
         ids, missing = to_ids(phonemes := self._phonemize(request.text, config), config.phoneme_id_map)
         if not phonemes:
             return iter(())
         if news := missing.keys() - loaded.reported:
             loaded.reported |= news
             _LOGGER.warning("voice %s has no sound for %s; left out", loaded.name, " ".join(sorted(map(repr, news))))
-        speaker_id = _speaker_id(config, request.speaker or listed_speaker)
-        work = partial(loaded.voice.encode, ids, self._scales(config, request.prosody), speaker_id)
+        speaker_id = _speaker_id(config, request.speaker or speaking.speaker)
+        work = partial(speaking.voice.encode, ids, self._scales(config, request.prosody), speaker_id)
         encoding = stream.submit(work, at_s=stream.reserved_s)
         return self._decode(encoding, stream)
 
     def close(self) -> None:
-        """Free all voices."""
+        """Give up cutting, free all voices."""
+        self._loader.close()
         for loaded in self._shelf.clear():
             loaded.voice.close()
 
@@ -162,7 +170,7 @@ class PiperEngine:
             noise_w=_first(prosody.noise_w, settings.noise_w, config.noise_w),
         )
 
-    def _load(self, name: str) -> tuple[_Loaded, str]:
+    def _load(self, name: str) -> tuple[LoadedVoice, str]:
         """Return a voice, loaded, and the speaker that is part of its name."""
         # What is named exactly goes before everything else.
         if (loaded := self._shelf.get(name)) is not None:
@@ -173,39 +181,24 @@ class PiperEngine:
                 return self._shelf.load(manifests[base]), speaker
         raise VoiceNotFound(name, manifests)
 
-    def _voice_of(self, request: SpeechRequest, stream: Stream) -> tuple[_Loaded, str]:
-        """Return the request's voice and listed speaker; a reply keeps its voice, whatever happens to the files."""
+    def _voice_of(self, request: SpeechRequest, stream: Stream) -> _Speaking:
+        """Return what speaks a request; a reply keeps its voice, whatever happens to the files, cut or whole."""
+        self._forget_replies()
         with self._guard:
             kept = self._speaking.get(stream)
-        if kept is None or kept[0] != request.voice:
-            kept = (request.voice, *self._load(request.voice))
+        if kept is None or kept.asked_for != request.voice:
+            loaded, speaker = self._load(request.voice)
+            kept = _Speaking(request.voice, loaded, loaded.voice, speaker)
             with self._guard:
                 self._speaking[stream] = kept
-        return kept[1:]
+        return kept
 
-    def _open(self, manifest: Manifest) -> _Loaded:
-        config = VoiceConfig.read(manifest.files["config"])
-        load = self._runtimes.load
-        voice: PiperVoice
-        try:
-            parts = load_parts(manifest.files, self._settings.cache)
-        except GraphNotSplittable as error:
-            if "graph" not in manifest.files:
-                raise
-            _LOGGER.info("voice %s cannot be cut (%s): each sentence is spoken in one go", manifest.name, error)
-            voice = WholeVoice(manifest.files["graph"], config.rate_hz, load)
-        else:
-            # A decoder that is not understood tells nothing of its hop.
-            if parts.hop not in (0, config.hop):
-                raise ModelInvalid(
-                    f"{manifest.files['config'].name} says {config.hop} samples per frame, the graph makes "
-                    f"{parts.hop}; take the config that belongs to the voice"
-                )
-            open_npu = partial(
-                open_stage, manifest.name, manifest.files, config.rate_hz, self._runtimes, self._settings.cache
-            )
-            voice = CutVoice(parts, config.hop, config.rate_hz, load, open_npu)
-        return _Loaded(manifest.name, config, voice)
+    def _forget_replies(self) -> None:
+        """Let go of the voices of replies that are over, whoever still holds those."""
+        with self._guard:
+            over = [self._speaking.pop(stream) for stream in list(self._speaking) if stream.cancelled]
+        # Freed without the guard, for which others wait.
+        over.clear()
 
     def _scan(self) -> Detected:
         found = offered(self._store.scan("tts"), self._runtimes)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import wyoming_rknn
 from wyoming_rknn.errors import GraphNotSplittable, ModelError, ModelFileMissing, ModelInvalid
 from wyoming_rknn.models.formats.piper_config import VoiceConfig
+from wyoming_rknn.runtime.cancellation import Cancellable
 from wyoming_rknn.tts.piper import cache
 
 Source: TypeAlias = Path | bytes
@@ -61,26 +62,36 @@ class VoiceParts:
     """Largest difference found between the samples of the parts, in windows, and of the whole."""
 
 
-def load_parts(files: Mapping[str, Path], cache_dir: Path) -> VoiceParts:
-    """Return the parts of a voice, whose files are given by role: "graph", or "encoder" and "decoder".
+def known_parts(files: Mapping[str, Path], cache_dir: Path) -> VoiceParts | None:
+    """Return the parts of a voice, whose files are given by role, or `None` if it has to be split first.
 
     A converted voice, with a "manifest", is in parts already; of a pair whose decoder is for the NPU only, the encoder
     is used as it is.
 
-    Blocks: the first time for as long as splitting takes, later for a look into the cache. The decoder of a pair that
-    cannot run in windows is returned as one that wants whole sentences. Parts that cannot be stored are kept in
-    memory. Raises `ModelFileMissing`, `ModelInvalid`, and `GraphNotSplittable` for an ordinary voice without a place
-    to cut.
+    Blocks for a look into the cache, and to read a file that was never seen before. Raises as `load_parts` does.
     """
     if "manifest" in files:
         return _converted(files)
     if "decoder" not in files and "graph" not in files:
         return VoiceParts(files["encoder"], "", None, None, 0, 0, 0.0)
-    sources = {role: files[role] for role in ("graph", "encoder", "decoder") if role in files}
-    root = cache_dir / "split"
-    entry = root / _digest(sources, root)
-    if (manifest := cache.read(entry)) is not None and (parts := _parts(manifest, sources, entry)) is not None:
-        return parts
+    sources, entry = _entry(files, cache_dir)
+    manifest = cache.read(entry)
+    return None if manifest is None else _parts(manifest, sources, entry)
+
+
+def load_parts(files: Mapping[str, Path], cache_dir: Path, cancellation: Cancellable | None = None) -> VoiceParts:
+    """Return the parts of a voice, whose files are given by role: "graph", or "encoder" and "decoder".
+
+    Blocks: the first time for as long as splitting takes, later for a look into the cache. The decoder of a pair that
+    cannot run in windows is returned as one that wants whole sentences. Parts that cannot be stored are kept in
+    memory. Raises `ModelFileMissing`, `ModelInvalid`, `GraphNotSplittable` for an ordinary voice without a place to
+    cut, and `Cancelled`.
+    """
+    if (known := known_parts(files, cache_dir)) is not None:
+        return known
+    cancellation = cancellation or Cancellable()
+    sources, entry = _entry(files, cache_dir)
+    root = entry.parent
     name = _name(sources)
     started = time.monotonic()
     with ExitStack() as stack:
@@ -88,7 +99,11 @@ def load_parts(files: Mapping[str, Path], cache_dir: Path) -> VoiceParts:
             folder, obstacle = stack.enter_context(cache.workspace(root)), ""
         except OSError as error:
             folder, obstacle = None, error.strerror or str(error)
-        answer, content = _run_child(name, {role: str(path.absolute()) for role, path in sources.items()}, folder)
+        request = {role: str(path.absolute()) for role, path in sources.items()}
+        answer, content = _run_child(name, request, folder, cancellation)
+        # The child may have read other files than those that name the entry.
+        if _digest(sources, root) != entry.name:
+            raise ModelInvalid(f"{name} was replaced while it was split; ask for it again")
         manifest = {"format": cache.FORMAT, "program": wyoming_rknn.__version__, "voice": name, "files": {}, **answer}
         obstacle = obstacle or answer.get("obstacle", "")
         # A broken file is looked at anew each time; why it failed may have lain outside.
@@ -127,7 +142,9 @@ def split_to(voice: Path, out: Path) -> tuple[Path, ...]:
     VoiceConfig.read(config)
     try:
         with cache.workspace(out) as folder:
-            answer, _ = _run_child(voice.name, {"graph": str(voice.absolute()), "layout": "pair"}, folder)
+            answer, _ = _run_child(
+                voice.name, {"graph": str(voice.absolute()), "layout": "pair"}, folder, Cancellable()
+            )
             if "error" in answer:
                 raise _failure(voice.name, answer)
             if answer.get("obstacle"):
@@ -141,6 +158,13 @@ def split_to(voice: Path, out: Path) -> tuple[Path, ...]:
             raise
         raise ModelError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
     return written
+
+
+def _entry(files: Mapping[str, Path], cache_dir: Path) -> tuple[dict[str, Path], Path]:
+    """Return the files that are split, and the folder for their parts."""
+    sources = {role: files[role] for role in ("graph", "encoder", "decoder") if role in files}
+    root = cache_dir / "split"
+    return sources, root / _digest(sources, root)
 
 
 def _digest(sources: Mapping[str, Path], root: Path) -> str:
@@ -214,7 +238,9 @@ def _failure(name: str, answer: Mapping[str, Any]) -> ModelError:
     return ModelInvalid(f"{name}: {answer['message']}")
 
 
-def _run_child(name: str, request: Mapping[str, str], folder: Path | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _run_child(
+    name: str, request: Mapping[str, str], folder: Path | None, cancellation: Cancellable
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Split in a child process; returns its answer and the parts that it could not store in `folder`."""
     command = [
         sys.executable,
@@ -227,24 +253,31 @@ def _run_child(name: str, request: Mapping[str, str], folder: Path | None) -> tu
     package = str(Path(wyoming_rknn.__file__).parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
-        child = subprocess.run(
+        child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHILD_TIMEOUT_S,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        raise GraphNotSplittable(f"{name} could not be split within {CHILD_TIMEOUT_S:.0f} s") from None
     except OSError as error:
         raise GraphNotSplittable(
             f"{name} could not be split: no process could be started ({error.strerror})"
         ) from error
-    header, _, blob = child.stdout.partition(b"\n")
+    with child, cancellation.on_cancel(child.kill):
+        try:
+            stdout, stderr = child.communicate(timeout=CHILD_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise GraphNotSplittable(f"{name} could not be split within {CHILD_TIMEOUT_S:.0f} s") from None
+        except BaseException:
+            child.kill()
+            raise
+    cancellation.check()
+    header, _, blob = stdout.partition(b"\n")
     if child.returncode != 0 or not header:
-        raise GraphNotSplittable(f"{name} could not be split: the child process {_ending(child)}")
+        raise GraphNotSplittable(f"{name} could not be split: the child process {_ending(child.returncode, stderr)}")
     answer: dict[str, Any] = json.loads(header)
     content: dict[str, bytes] = {}
     if blob:
@@ -255,13 +288,12 @@ def _run_child(name: str, request: Mapping[str, str], folder: Path | None) -> tu
     return answer, content
 
 
-def _ending(child: "subprocess.CompletedProcess[bytes]") -> str:
-    if child.returncode < 0:
-        number = -child.returncode
-        memory = ", perhaps for want of memory" if number == signal.SIGKILL else ""
-        return f"was ended by signal {number}{memory}"
-    lines = child.stderr.decode(errors="replace").strip().splitlines()
-    return f"failed with exit code {child.returncode}: {lines[-1] if lines else 'no message'}"
+def _ending(code: int, stderr: bytes) -> str:
+    if code < 0:
+        memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        return f"was ended by signal {-code}{memory}"
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return f"failed with exit code {code}: {lines[-1] if lines else 'no message'}"
 
 
 def _name(sources: Mapping[str, Path]) -> str:

@@ -16,7 +16,6 @@ from wyoming_rknn.asr.engine import AsrModel, Bias
 from wyoming_rknn.asr.programs import AsrPrograms
 from wyoming_rknn.asr.sensevoice.engine import SenseVoiceEngine, create
 from wyoming_rknn.errors import EngineError, ModelError, ModelFileMissing, ModelInvalid, ModelNotFound
-from wyoming_rknn.models.store import Store
 from wyoming_rknn.runtime import onnx as runtime
 from wyoming_rknn.runtime.scheduler import Scheduler
 from wyoming_rknn.settings import Settings
@@ -257,7 +256,7 @@ def test_without_itn_the_model_is_told(tmp_path: Path, scheduler: Scheduler) -> 
     asked = []
     for settings in (Settings(data_dir=(data,)), Settings(data_dir=(data,), no_itn=True)):
         graph = FakeGraph("funasr")
-        engine = SenseVoiceEngine(settings, Store(settings.data_dirs), on_cpu(), lambda _path, graph=graph: graph)
+        engine = SenseVoiceEngine(settings, on_cpu(), lambda _path, graph=graph: graph)
         hear(engine, "s", scheduler)
         asked.append(graph.fed[-1]["textnorm"].tolist())
         engine.close()
@@ -287,7 +286,7 @@ def test_on_overflow_another_model_of_the_folder_decodes(
         return FakeGraph(layout, real.inputs[0].shape[1], run, real.metadata)
 
     settings = Settings(data_dir=(data,), asr_model="small/npu")
-    engine = SenseVoiceEngine(settings, Store(settings.data_dirs), on_cpu(), load)
+    engine = SenseVoiceEngine(settings, on_cpu(), load)
     engine.prepare("small/npu")
     used.clear()
     assert hear(engine, "small/npu", scheduler) == "好"
@@ -308,7 +307,7 @@ def test_on_overflow_what_is_too_short_does_not_help(tmp_path: Path, scheduler: 
         return FakeGraph("npu", 83, lambda rows: np.full((len(rows), VOCABULARY), np.nan))
 
     settings = Settings(data_dir=(tmp_path,))
-    engine = SenseVoiceEngine(settings, Store(settings.data_dirs), on_cpu(), load)
+    engine = SenseVoiceEngine(settings, on_cpu(), load)
     assert hear(engine, "s/b", scheduler, 0.9) == "好"
     with pytest.raises(EngineError, match="model s/b computed"):
         hear(engine, "s/b", scheduler, 4.0)

@@ -8,7 +8,7 @@ import pytest
 
 from wyoming_rknn.errors import ModelFileMissing, ModelInvalid
 from wyoming_rknn.models.formats import converted
-from wyoming_rknn.models.formats.converted import ConvertedGraph
+from wyoming_rknn.models.record import RecordedGraph
 
 MANIFEST: dict[str, Any] = {
     "format": 1,
@@ -39,8 +39,8 @@ def test_what_a_manifest_says(tmp_path: Path) -> None:
     assert dict(found.sizes) == {"decoder.rknn": 3, "flow.onnx": 0}
     assert found.stages == {"flow", "decoder"}
     assert found.graphs == (
-        ConvertedGraph("decoder.rknn", "decoder.golden.npz", 55, 11),
-        ConvertedGraph("small.rknn", None, 24, None),
+        RecordedGraph("decoder.rknn", "decoder.golden.npz", 55, 11),
+        RecordedGraph("small.rknn", None, 24, None),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_sensevoice import build_graph
 
-from wyoming_rknn.models.formats.onnx_header import TensorHeader, read
+from wyoming_rknn.models.formats.onnx_header import TensorHeader, is_cut_off, read
 
 
 def save(path: Path, model: onnx.ModelProto, **options: object) -> Path:
@@ -85,6 +85,17 @@ def test_half_a_file(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert read(path) is None
+
+
+def test_a_file_that_ends_before_its_model_does(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.onnx", build_graph("npu", frames=5))
+    content = path.read_bytes()
+    assert not is_cut_off(path)
+    for size in (0, 1, 2, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        assert is_cut_off(path), size
+    path.write_bytes(b"PK" + content)
+    assert not is_cut_off(path)
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -113,6 +113,22 @@ def test_published_voice_without_config_and_half_downloaded(tmp_path: Path) -> N
     assert len(problems(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("cut_off", ["voice.onnx", "encoder.onnx", "decoder.onnx"])
+def test_a_graph_that_is_still_being_copied(tmp_path: Path, cut_off: str) -> None:
+    folder = tmp_path / "voice"
+    names = ("voice.onnx", "voice.onnx.json") if cut_off == "voice.onnx" else ("encoder.onnx", "decoder.onnx", "a.json")
+    put(folder, *names)
+    # Field 7, the graph, is longer than the file.
+    put(folder, cut_off, graph=b"\x08\x08\x3a\xff\x7f" + PIPER_GRAPH)
+    found = detect(folder)
+    assert found.manifests == ()
+    (problem,) = found.problems
+    assert (problem.name, problem.kind) == ("voice", ModelInvalid)
+    assert problem.message == f"{folder / cut_off} is not whole; wait until it is copied, or copy it again"
+    put(folder, cut_off)
+    assert [manifest.name for manifest in detect(folder).manifests] == ["voice"]
+
+
 def test_config_without_voice(tmp_path: Path) -> None:
     put(tmp_path, "a.onnx.json")
     (message,) = problems(tmp_path)

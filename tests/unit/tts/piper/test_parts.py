@@ -9,18 +9,20 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from tiny_piper import VoiceShape, build_voice
 
-from wyoming_rknn.errors import GraphNotSplittable, ModelError, ModelFileMissing, ModelInvalid
+from wyoming_rknn.errors import Cancelled, GraphNotSplittable, ModelError, ModelFileMissing, ModelInvalid
 from wyoming_rknn.models.store import Store
+from wyoming_rknn.runtime.cancellation import Cancellable
 from wyoming_rknn.runtime.graph import Graph, Tensor
 from wyoming_rknn.runtime.onnx import load
 from wyoming_rknn.tts.piper import cache, parts
-from wyoming_rknn.tts.piper.parts import VoiceParts, load_parts, split_to
+from wyoming_rknn.tts.piper.parts import VoiceParts, known_parts, load_parts, split_to
 
 CONFIG = {
     "audio": {"sample_rate": 22050},
@@ -74,7 +76,7 @@ def test_first_use_splits_and_the_next_one_takes_the_cache(
     assert (first.flow.context_frames, first.decoder.context_frames) == (4, 6)
     assert first.max_diff <= 1e-6
     np.testing.assert_allclose(speak(first), whole(tiny_voice), rtol=0, atol=1e-6)
-    monkeypatch.setattr(subprocess, "run", no_child)
+    monkeypatch.setattr(subprocess, "Popen", no_child)
     assert load_parts({"graph": tiny_voice}, cache_dir) == first
     (entry,) = entries(cache_dir)
     manifest = json.loads((entry / "manifest.json").read_text())
@@ -109,7 +111,7 @@ def test_speakers(tmp_path: Path) -> None:
 def test_moved_voice_is_not_split_again(tiny_voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_parts({"graph": tiny_voice}, tmp_path / "cache")
     moved = tiny_voice.rename(tmp_path / "elsewhere.onnx")
-    monkeypatch.setattr(subprocess, "run", no_child)
+    monkeypatch.setattr(subprocess, "Popen", no_child)
     assert load_parts({"graph": moved}, tmp_path / "cache") == first
 
 
@@ -178,14 +180,14 @@ def test_voice_without_a_place_to_cut_is_remembered(tmp_path: Path, monkeypatch:
     with pytest.raises(GraphNotSplittable, match=r"flat\.onnx cannot be split: no upsampling"):
         load_parts({"graph": path}, tmp_path / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "run", no_child)
+        patch.setattr(subprocess, "Popen", no_child)
         with pytest.raises(GraphNotSplittable, match=r"flat\.onnx cannot be split: no upsampling"):
             load_parts({"graph": path}, tmp_path / "cache")
     # A later version may know how.
     monkeypatch.setattr("wyoming_rknn.__version__", "0.0.0+other")
     started: list[object] = []
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: started.append(args) or run(*args, **kwargs))
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: started.append(args) or start(*args, **kwargs))
     with pytest.raises(GraphNotSplittable):
         load_parts({"graph": path}, tmp_path / "cache")
     assert started
@@ -292,6 +294,48 @@ def test_child_that_takes_too_long(tiny_voice: Path, tmp_path: Path, monkeypatch
     assert not list((tmp_path / "cache" / "split").glob(".tmp-*"))
 
 
+def test_splitting_that_is_given_up_ends_the_child_and_leaves_nothing(
+    tiny_voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, cancellation = tmp_path / "cache" / "split", Cancellable()
+    assert known_parts({"graph": tiny_voice}, tmp_path / "cache") is None
+    monkeypatch.setattr(sys, "executable", str(interpreter(tmp_path, "import time; time.sleep(60)")))
+    with ThreadPoolExecutor(1) as pool:
+        splitting = pool.submit(load_parts, {"graph": tiny_voice}, tmp_path / "cache", cancellation)
+        while not list(root.glob(".tmp-*")):
+            assert not splitting.done()
+        cancellation.cancel()
+        with pytest.raises(Cancelled):
+            splitting.result(30)
+    assert [path.name for path in root.iterdir()] == ["stamps"]
+
+
+def test_a_voice_that_is_replaced_while_it_is_split_does_not_pass_for_the_old_one(
+    tiny_voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, start = tiny_voice.read_bytes(), subprocess.Popen
+
+    def replace_and_start(*arguments: Any, **options: Any) -> Any:
+        onnx.save(build_voice(seed=2), tiny_voice)
+        return start(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", replace_and_start)
+        with pytest.raises(ModelInvalid, match=r"tiny\.onnx was replaced while it was split"):
+            load_parts({"graph": tiny_voice}, tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+    tiny_voice.write_bytes(old)
+    assert known_parts({"graph": tiny_voice}, tmp_path / "cache") is None
+
+
+def interpreter(folder: Path, program: str) -> Path:
+    """Return a file that runs a program whatever it is asked to run."""
+    path = folder / "interpreter"
+    path.write_text(f"#!{sys.executable}\n{program}\n")
+    path.chmod(0o755)
+    return path
+
+
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
@@ -303,10 +347,7 @@ def test_child_that_takes_too_long(tiny_voice: Path, tmp_path: Path, monkeypatch
 def test_child_that_dies(
     program: str, reason: str, tiny_voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interpreter = tmp_path / "interpreter"
-    interpreter.write_text(f"#!{sys.executable}\n{program}\n")
-    interpreter.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setattr(sys, "executable", str(interpreter(tmp_path, program)))
     with pytest.raises(GraphNotSplittable, match=reason):
         load_parts({"graph": tiny_voice}, tmp_path / "cache")
 

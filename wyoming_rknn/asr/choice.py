@@ -1,20 +1,14 @@
-"""Which of the SenseVoice models on disk is meant, and which is the best one."""
+"""Which of the models on disk is meant."""
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wyoming_rknn.models.formats import sensevoice
 from wyoming_rknn.models.manifest import Manifest
 from wyoming_rknn.names import folded
 
-_GRAPH_SUFFIXES = (".onnx", ".rknn")
-
-
-def ranked(manifests: Iterable[Manifest]) -> list[Manifest]:
-    """Return models, the quickest first: for an NPU, in 8 bits, of any length, of fixed lengths; then by name."""
-    return sorted(manifests, key=lambda manifest: (_rank(manifest), manifest.name.casefold(), manifest.name))
+_GRAPH_SUFFIXES = (".onnx", ".rknn", ".rkllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +55,26 @@ def located(path: Path, manifests: Sequence[Manifest]) -> Manifest | None:
 def merged(first: Iterable[Manifest], others: Iterable[Manifest]) -> list[Manifest]:
     """Return all models, each once, under different names; `first` wins."""
     models = list(first)
-    taken = {path for manifest in models for path in graphs_of(manifest)}
+    taken = {_identity(manifest) for manifest in models}
     names = {manifest.name for manifest in models}
-    models += [other for other in others if other.name not in names and taken.isdisjoint(graphs_of(other))]
+    models += [other for other in others if other.name not in names and _identity(other) not in taken]
     return models
 
 
 def graphs_of(manifest: Manifest) -> list[Path]:
     """Return where a model's graphs lie, whatever links lead there."""
-    return [_place(path) for path in sensevoice.graphs(manifest.files)]
+    return [_place(path) for path in manifest.files.values() if path.suffix in _GRAPH_SUFFIXES]
 
 
 def folder_of(manifest: Manifest) -> Path:
-    """Return where a model lies."""
-    return sensevoice.graphs(manifest.files)[0].parent.resolve()
+    """Return where a model lies: the folder that holds all its files, at whatever depth."""
+    return Path(os.path.commonpath([path.parent.resolve() for path in manifest.files.values()]))
+
+
+def _identity(manifest: Manifest) -> frozenset[Path]:
+    return frozenset(graphs_of(manifest))
 
 
 def _place(path: Path) -> Path:
     # A file that is a link itself belongs to the folder it lies in, with the tokens there.
     return path.parent.resolve() / path.name
-
-
-def _rank(manifest: Manifest) -> int:
-    if manifest.has_npu:
-        return 0
-    if manifest.format == sensevoice.NPU:
-        return 3
-    return 1 if manifest.quality == sensevoice.INT8 else 2
