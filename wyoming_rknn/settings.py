@@ -22,8 +22,9 @@ ADDON_OPTIONS = Path("/data/options.json")
 
 
 def _setting(help_text: str, **kwargs: Any) -> Any:  # noqa: ANN401 - stands for a field of any type
+    # `addon`: what the setting is called among the options of the add-on; script/addon writes them.
     metadata: dict[str, Any] = {"help": help_text}
-    metadata |= {key: kwargs.pop(key) for key in ("metavar", "choices") if key in kwargs}
+    metadata |= {key: kwargs.pop(key) for key in ("metavar", "choices", "addon") if key in kwargs}
     return field(metadata=metadata, **kwargs)
 
 
@@ -56,6 +57,7 @@ class Settings:
     voice: str | None = _setting(
         "voice for requests that name none (default: the first one that speaks the language)",
         metavar="NAME",
+        addon="Voice",
         default=None,
     )
     tts_engine: str | None = _setting(
@@ -64,40 +66,52 @@ class Settings:
     language: str | None = _setting(
         "language of requests that name none (default: speaks en-US, finds out what it hears)",
         metavar="TAG",
+        addon="Language",
         default=None,
     )
 
-    length_scale: float = _setting("duration of speech: 2 is half as fast", metavar="X", default=1.0)
+    length_scale: float = _setting("duration of speech: 2 is half as fast", metavar="X", addon="Duration", default=1.0)
     noise_scale: float | None = _setting("variation of sound, 0 to 1 (default: the voice's)", metavar="X", default=None)
     noise_w: float | None = _setting("variation of rhythm, 0 to 1 (default: the voice's)", metavar="X", default=None)
-    volume: float = _setting("fixed gain, limited softly below full scale", metavar="X", default=1.0)
-    sentence_silence: float = _setting("seconds of silence between sentences", metavar="SECONDS", default=0.2)
+    volume: float = _setting("fixed gain, limited softly below full scale", metavar="X", addon="Volume", default=1.0)
+    sentence_silence: float = _setting(
+        "seconds of silence between sentences", metavar="SECONDS", addon="Pause between sentences", default=0.2
+    )
     first_window: int = _setting("decoder frames in the first sound of a reply, 8 to 64", metavar="FRAMES", default=16)
     window_growth: float = _setting("factor from one decoder window to the next, 1 to 4", metavar="X", default=2.0)
     max_window: int = _setting("most decoder frames in one window, 16 to 1024", metavar="FRAMES", default=192)
-    fallback_voice: bool = _setting("speak with the default voice when a voice is unknown", default=False)
+    fallback_voice: bool = _setting(
+        "speak with the default voice when a voice is unknown", addon="Substitute unknown voices", default=False
+    )
     auto_download: bool = _setting(
         "offer the catalogue's voices as if they were installed; the first request for one fetches it, while an"
         " installed voice of its language answers",
+        addon="Fetch voices on demand",
         default=False,
     )
     auto_download_language: tuple[str, ...] = _setting(
         "language of which --auto-download offers voices, such as de or en-GB; repeatable (default: --language, else"
         " en)",
         metavar="TAG",
+        addon="Languages to fetch voices of",
         default=(),
     )
 
     asr_engine: str | None = _setting(
-        "speech-to-text program listed first (default sensevoice)", metavar="NAME", default=None
+        "speech-to-text program listed first (default sensevoice)", metavar="NAME", addon="Recogniser", default=None
     )
     asr_model: str | None = _setting(
         "speech-to-text model, by name, file or folder (default: the quickest one found)",
         metavar="NAME|PATH",
+        addon="Recogniser's model",
         default=None,
     )
-    no_itn: bool = _setting("write numbers as words, without punctuation and capitals", default=False)
-    no_full_stop: bool = _setting("leave out a full stop at the end of a transcript", default=False)
+    no_itn: bool = _setting(
+        "write numbers as words, without punctuation and capitals", addon="Numbers as words", default=False
+    )
+    no_full_stop: bool = _setting(
+        "leave out a full stop at the end of a transcript", addon="No full stop at the end", default=False
+    )
     partial_interval: float = _setting(
         "seconds between partial transcripts, at least; 0 for none", metavar="SECONDS", default=0.5
     )
@@ -116,13 +130,17 @@ class Settings:
         "what computes graphs: auto takes the NPU through librknnrt, or through rknn-toolkit-lite2, where it can; what"
         " is not made for it is computed by ONNX Runtime on the CPU",
         choices=("auto", "onnx", "rknn", "rknn-lite"),
+        addon="Runtime",
         default="auto",
     )
     soc: str | None = _setting(
-        "the board's system on chip, such as rk3588 (default: as the device tree says)", metavar="NAME", default=None
+        "the board's system on chip, such as rk3588 (default: as the device tree says)",
+        metavar="NAME",
+        addon="System on chip",
+        default=None,
     )
     rknn_library: Path | None = _setting(
-        "librknnrt.so to use (default: where the system keeps it)", metavar="FILE", default=None
+        "librknnrt.so to use (default: where the system keeps it)", metavar="FILE", addon="NPU library", default=None
     )
     rkllm_library: Path | None = _setting(
         "librkllmrt.so to use for language models (default: where the system keeps it)", metavar="FILE", default=None
@@ -135,15 +153,20 @@ class Settings:
         "memory that loaded models may take together, about; the least recently used give way to others (0: no limit;"
         " default: three quarters of the machine's or the container's)",
         metavar="MB",
+        addon="Memory for models",
         default=None,
     )
     idle_unload: float = _setting(
-        "seconds after which a model that nobody used is unloaded; 0 for never", metavar="SECONDS", default=0.0
+        "seconds after which a model that nobody used is unloaded; 0 for never",
+        metavar="SECONDS",
+        addon="Unload unused models",
+        default=0.0,
     )
     preload: tuple[str, ...] = _setting(
         "what is loaded at the start: default for what speaks and listens when nothing is named, all, none, or the name"
         " of a voice or model; repeatable (default: default)",
         metavar="default|all|none|NAME",
+        addon="Models to load at the start",
         default=(),
     )
     cpu_affinity: str = _setting(
@@ -162,7 +185,12 @@ class Settings:
     max_header: int = _setting("longest header line in bytes", metavar="BYTES", default=65536)
     max_payload: int = _setting("largest data block or payload in bytes", metavar="BYTES", default=1048576)
 
-    log_level: str = _setting("log detail", choices=("debug", "info", "warning", "error"), default="info")
+    metrics_uri: str | None = _setting(
+        "serve numbers for Prometheus here by HTTP, at /metrics, such as tcp://127.0.0.1:9110 (default: nowhere)",
+        metavar="URI",
+        default=None,
+    )
+    log_level: str = _setting("log detail", choices=("debug", "info", "warning", "error"), addon="Log", default="info")
     log_format: str = _setting("log layout", choices=("text", "json"), default="text")
 
     def __post_init__(self) -> None:

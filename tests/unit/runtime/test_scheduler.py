@@ -323,3 +323,29 @@ def test_audio_is_planned_in_order(scheduler):
     stream = scheduler.stream()
     assert [stream.reserve(seconds) for seconds in (0.0, 1.5, 0.2)] == [0.0, 0.0, 1.5]
     assert stream.reserved_s == 1.7
+
+
+def test_what_waits_is_told_by_priority(scheduler, clock, order):
+    queue, run = order
+    assert not any(scheduler.waiting()[CPU].values())
+    queue("first sound", scheduler.stream(), 0)
+    queue("warm-up", scheduler.stream(background=True), 0)
+    queue("later", playing(scheduler), 60)
+    assert scheduler.waiting()[CPU] == {"critical": 0, "eager": 1, "fill": 1, "background": 1}
+    clock.now += PATIENCE_S
+    assert scheduler.waiting()[CPU] == {"critical": 1, "eager": 0, "fill": 1, "background": 1}
+    run()
+    assert not any(scheduler.waiting()[CPU].values())
+
+
+def test_positions_that_follow_the_clock_are_never_overdue(scheduler, clock, order):
+    queue, run = order
+    stream = scheduler.stream()
+    assert stream.elapsed_s == 0
+    queue("step", stream, stream.elapsed_s)
+    clock.now += 60
+    assert stream.elapsed_s == 60
+    queue("next step", stream, stream.elapsed_s)
+    queue("sound", scheduler.stream(), 0)
+    # The first has waited for too long; the second has a second.
+    assert run() == ["step", "sound", "next step"]
