@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from wyoming_rknn import __version__
 from wyoming_rknn.errors import SpeechServerError, UsageError
-from wyoming_rknn.runtime.scheduler import NPU, Count
+from wyoming_rknn.runtime.scheduler import LLM, NPU, Count
 from wyoming_rknn.server.endpoint import Endpoint, bind
 from wyoming_rknn.server.service import Finished, Service
 
@@ -139,8 +139,8 @@ class _State(Collector):
         )
         yield CounterMetricFamily(
             f"{_PREFIX}npu_fallbacks",
-            "Computations that failed on the NPU, which something else had to do.",
-            value=sum(count.failed for count in counts.get(NPU, {}).values()),
+            "Computations that failed on the NPU, which something else had to do; none while it rests for that.",
+            value=sum(count.failed for device in (NPU, LLM) for count in counts.get(device, {}).values()),
         )
         yield GaugeMetricFamily(f"{_PREFIX}models", "Models in memory.", value=len(memory.names))
         yield GaugeMetricFamily(f"{_PREFIX}models_bytes", "What models take, by estimate.", value=memory.used_bytes)
@@ -196,11 +196,11 @@ class Scrapes:
         assert task is not None
         self._clients.add(task)
         try:
-            if len(self._clients) > CLIENTS:
-                writer.write(_message(HTTPStatus.SERVICE_UNAVAILABLE))
-                return
             async with asyncio.timeout(REQUEST_S):
-                await self._answer(reader, writer)
+                if len(self._clients) > CLIENTS:
+                    await _conclude(reader, writer, _message(HTTPStatus.SERVICE_UNAVAILABLE))
+                else:
+                    await self._answer(reader, writer)
         # Streams of Python 3.11 and 3.12 log a cancelled task as an error.
         except (OSError, EOFError, asyncio.CancelledError) as error:
             _LOGGER.debug("a scrape was given up: %s", type(error).__name__)
@@ -218,13 +218,18 @@ class Scrapes:
             # One at a time: the threads belong to the requests.
             async with self._rendering:
                 numbers = await asyncio.to_thread(self._render)
-        writer.write(_message(status, numbers, is_head))
-        await writer.drain()
-        writer.write_eof()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
-                while await reader.read(HEAD_BYTES):
-                    pass
+        await _conclude(reader, writer, _message(status, numbers, is_head))
+
+
+async def _conclude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> None:
+    """Send an answer, and read on for a while: what is unread at the end would reset the connection and lose it."""
+    writer.write(message)
+    await writer.drain()
+    writer.write_eof()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while await reader.read(HEAD_BYTES):
+                pass
 
 
 def _address(uri: str) -> Endpoint:

@@ -359,6 +359,7 @@ async def test_too_many_scrapes_are_refused():
         waiting = [await connect(scrapes) for _ in range(CLIENTS)]
         # Accepted in order, so the next one comes when all these are there.
         reader, writer = await connect(scrapes)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).startswith(b"HTTP/1.1 503 ")
         writer.close()
         for _, each in waiting:
