@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wyoming_rknn.models.catalog import Catalog
+from wyoming_rknn.models.changes import size_and_time
 from wyoming_rknn.settings import Settings
 
 FILE = "catalog.json"
@@ -41,15 +42,7 @@ class LiveCatalog:
     def now(self) -> Catalog:
         """Return the same object as long as no file changes. Reads files."""
         with self._guard:
-            signature = tuple(_size_and_time(path) for path in self._files)
+            signature = tuple(size_and_time(path) for path in self._files)
             if self._known is None or self._known[0] != signature:
                 self._known = (signature, Catalog.load(self._files))
             return self._known[1]
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)

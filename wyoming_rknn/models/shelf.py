@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from wyoming_rknn.errors import ModelError
+from wyoming_rknn.models.changes import size_and_time
 from wyoming_rknn.models.manifest import NPU_SUFFIX, Manifest, Problem
 
 _T = TypeVar("_T")
@@ -215,17 +216,9 @@ class _Boundless:
 
 
 def _bytes(paths: Iterable[Path]) -> int:
-    return sum(max(0, _size_and_time(path)[0]) for path in paths)
+    return sum(max(0, size_and_time(path)[0]) for path in paths)
 
 
 def _sign(paths: Iterable[Path]) -> _Signature:
     """Return what changes when files do."""
-    return tuple((path, *_size_and_time(path)) for path in paths)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
+    return tuple((path, *size_and_time(path)) for path in paths)

@@ -48,6 +48,12 @@ class Golden:
     """Signal-to-noise ratio below which a graph is not used."""
 
     @classmethod
+    def beside(cls, graph: Path) -> Self | None:
+        """Read the golden that lies beside a graph; `None` if there is none. Raises as `read` does."""
+        path = golden_path(graph)
+        return cls.read(path) if path.exists() else None
+
+    @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote. Raises `ModelFileMissing`, or `ModelInvalid` if it is something else."""
         # A pipe or a device by that name would be waited for.

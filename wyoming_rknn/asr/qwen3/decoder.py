@@ -14,6 +14,9 @@ Ids: TypeAlias = NDArray[np.int64]
 Rows: TypeAlias = NDArray[np.float32]
 """What stands for tokens within the model, float32 [n, hidden]."""
 
+MASKED = np.float32(-1e4)
+"""Added to the score of what must not be looked at; more than that overflows where numbers have 16 bits."""
+
 
 class KvDecoder(Protocol):
     """A language model with the keys and values of what it has read. For one utterance; one call at a time."""

@@ -16,14 +16,11 @@ from wyoming_rknn.asr.qwen3.audio_encoder import (
     Seconds,
     rows_of,
 )
-from wyoming_rknn.asr.qwen3.decoder import Rows
+from wyoming_rknn.asr.qwen3.decoder import MASKED, Rows
 from wyoming_rknn.errors import AcceleratorError, EngineError
 from wyoming_rknn.features.log_mel import BINS
 from wyoming_rknn.runtime.graph import Graph, Tensor
 from wyoming_rknn.runtime.scheduler import CPU, Stream
-
-_MASKED = np.float32(-1e4)
-"""Added to the score of padding; more than that overflows where numbers have 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +183,7 @@ class WholeEncoder:
 def hiding(count: int, size: int) -> NDArray[np.float32]:
     """Return a mask, float32 [1, 1, size, size], that lets all rows look at the first `count` only."""
     mask = np.zeros((1, 1, size, size), np.float32)
-    mask[..., count:] = _MASKED
+    mask[..., count:] = MASKED
     return mask
 
 

@@ -24,7 +24,7 @@ from wyoming_rknn.models.formats import qwen3
 from wyoming_rknn.models.formats.rknn_file import runs_on
 from wyoming_rknn.models.manifest import Manifest
 from wyoming_rknn.npu.load import load_proven
-from wyoming_rknn.npu.selftest import Golden, golden_path
+from wyoming_rknn.npu.selftest import Golden
 from wyoming_rknn.runtime.graph import Graph
 from wyoming_rknn.runtime.rkllm import RkllmProcess, computing_cpus
 from wyoming_rknn.runtime.rkllm_library import find_library
@@ -90,7 +90,9 @@ class _Loader:
 
     def npu_stage(self, path: Path) -> Stage:
         """Load a graph for the NPU. Raises `ModelError`, `AcceleratorError`, `RuntimeUnavailable`."""
-        graph = load_proven(path, self.runtimes, self.settings.cache, lambda _graph: _golden(path), spare_memory=True)
+        graph = load_proven(
+            path, self.runtimes, self.settings.cache, lambda _graph: Golden.beside(path), spare_memory=True
+        )
         self.opened.callback(graph.close)
         return Stage(graph, NPU)
 
@@ -213,11 +215,6 @@ def _buckets(stages: list[Stage]) -> tuple[tuple[Stage, ...], ...]:
         else:
             buckets[-1] = (*buckets[-1], stage)
     return tuple(buckets)
-
-
-def _golden(path: Path) -> Golden | None:
-    beside = golden_path(path)
-    return Golden.read(beside) if beside.exists() else None
 
 
 _LAYOUTS: dict[str, Callable[[_Loader, Tokenizer], _Parts]] = {

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wyoming_rknn.asr.qwen3.decoder import Ids, Rows
+from wyoming_rknn.asr.qwen3.decoder import MASKED, Ids, Rows
 from wyoming_rknn.asr.qwen3.embeddings import Embeddings
 from wyoming_rknn.asr.qwen3.kv_cache import KvCache
 from wyoming_rknn.errors import EngineError
 from wyoming_rknn.runtime.graph import Cancellation, Graph, Tensor
-
-_MASKED = np.float32(-1e4)
-"""Added to the score of what must not be looked at; more than that overflows where numbers have 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class OnnxKvDecoder:
         count, past = len(ids), self.length
         mask = np.zeros((1, 1, count, past + count), np.float32)
         if count > 1:
-            mask[0, 0, :, past:] = np.triu(np.full((count, count), _MASKED, np.float32), 1)
+            mask[0, 0, :, past:] = np.triu(np.full((count, count), MASKED, np.float32), 1)
         past_k, past_v = self._cache.views()
         outputs = self._graph.run(
             {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wyoming_rknn.asr.engine import RATE_HZ, Bias, Piece, Transcript
+from wyoming_rknn.asr.joining import joined
 from wyoming_rknn.asr.qwen3.audio_encoder import SECOND_ROWS, EncodedAudio
 from wyoming_rknn.asr.qwen3.model import Qwen3Model
 from wyoming_rknn.asr.qwen3.output import is_echo, loop, parse
@@ -34,7 +35,6 @@ _SHORT_S = 0.4
 _LEAST_WORD_S = 0.1
 _LEAST_RANGE_DB = 12.0
 """Where it is never quieter than that, there are no pauses."""
-_SPACELESS = frozenset(("zh", "yue", "ja"))
 _WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+)")
 """A word with the space before it; one character where words do not show."""
 _HOP = round(FRAME_S * RATE_HZ)
@@ -261,19 +261,12 @@ class Qwen3Session:
 
     def _transcript(self, ids: Sequence[int]) -> Transcript:
         """Return what was said in all that was cut off, and then the tokens `ids`."""
-        pieces: list[Piece] = []
-        heard: list[str | None] = []
+        heard: list[tuple[list[Piece], str | None]] = []
         parts = [(head.begin_s, head.hypothesis.ids) for head in self._heads]
         for begin_s, decided in (*parts, (self._stretch.begin_s, ids)):
             output = parse(decided, self._model.tokenizer, self._language)
-            words = [Piece(word, begin_s) for word in _WORD.findall(output.text)]
-            if not words:
-                continue
-            heard.append(output.language)
-            if pieces and not all(language in _SPACELESS for language in heard[-2:]):
-                words[0] = Piece(f" {words[0].text}", begin_s)
-            pieces += words
-        return Transcript(tuple(pieces), next((language for language in heard if language), None))
+            heard.append(([Piece(word, begin_s) for word in _WORD.findall(output.text)], output.language))
+        return joined(heard, self._language)
 
 
 def _speech_s(levels: Levels, pause_db: float | None = None) -> float:

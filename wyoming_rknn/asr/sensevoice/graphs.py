@@ -14,7 +14,7 @@ from wyoming_rknn.features.fbank import Cmvn, Features
 from wyoming_rknn.models.formats.sensevoice_layout import FEATURE_SIZE, PROMPT_ROWS, Layout
 from wyoming_rknn.models.manifest import NPU_SUFFIX
 from wyoming_rknn.npu.load import WatchedGraph, load_proven
-from wyoming_rknn.npu.selftest import Golden, golden_path
+from wyoming_rknn.npu.selftest import Golden
 from wyoming_rknn.runtime.graph import Cancellation, Graph, Tensor, TensorSpec
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import CPU, NPU
@@ -45,17 +45,12 @@ def loader(runtimes: Runtimes, cache_dir: Path) -> Load:
         try:
             # Infinity is no fault of the NPU's: smaller numbers are tried then.
             return load_proven(
-                path, runtimes, cache_dir, lambda _graph: _golden(path), check_finite=False, spare_memory=True
+                path, runtimes, cache_dir, lambda _graph: Golden.beside(path), check_finite=False, spare_memory=True
             )
         except (AcceleratorError, RuntimeUnavailable) as error:
             raise ModelInvalid(str(error)) from error
 
     return load
-
-
-def _golden(path: Path) -> Golden | None:
-    beside = golden_path(path)
-    return Golden.read(beside) if beside.exists() else None
 
 
 @dataclass(frozen=True, slots=True)

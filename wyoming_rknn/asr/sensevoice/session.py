@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from wyoming_rknn.asr.engine import Piece, Transcript
+from wyoming_rknn.asr.joining import joined
 from wyoming_rknn.asr.segments import FRAME_S, Levels, best_cut
 from wyoming_rknn.asr.sensevoice.ctc import Decoded
 from wyoming_rknn.asr.sensevoice.model import Model
@@ -13,7 +14,6 @@ from wyoming_rknn.audio import Waveform
 from wyoming_rknn.features.fbank import Fbank, Features
 from wyoming_rknn.runtime.scheduler import Stream
 
-_SPACELESS = frozenset(("zh", "yue", "ja"))
 _DB = np.float32(10 / np.log(10))
 
 
@@ -48,7 +48,8 @@ class SenseVoiceSession:
         for part in parts:
             if part not in self._decoded:
                 self._decoded[part] = self._model.decode(frames[slice(*part)], self._language, stream)
-        return _joined([(begin * FRAME_S, self._decoded[begin, end]) for begin, end in parts], self._language)
+        heard = [(_moved(self._decoded[part], part[0] * FRAME_S), self._decoded[part].language) for part in parts]
+        return joined(heard, self._language)
 
     def close(self) -> None:
         """Forget what was heard."""
@@ -69,26 +70,12 @@ class SenseVoiceSession:
         return begin
 
 
+def _moved(part: Decoded, begin_s: float) -> Sequence[Piece]:
+    """Return the pieces of a part that begins at a second."""
+    return [replace(piece, begin_s=round(piece.begin_s + begin_s, 3)) for piece in part.pieces]
+
+
 def _levels(frames: Features) -> Levels:
     """Return how loud frames are whose filter banks are natural logarithms."""
     levels: Levels = np.logaddexp.reduce(frames, axis=1) * _DB
     return levels
-
-
-def _joined(parts: Sequence[tuple[float, Decoded]], wanted: str | None) -> Transcript:
-    """Return one transcript of parts, each with the second at which it begins.
-
-    Between parts in languages that write no spaces there is none; a part of no known language is in the `wanted` one.
-    """
-    pieces: list[Piece] = []
-    heard: list[str | None] = []
-    for begin_s, part in parts:
-        moved = [replace(piece, begin_s=round(piece.begin_s + begin_s, 3)) for piece in part.pieces]
-        if not moved:
-            continue
-        heard.append(part.language)
-        if pieces:
-            is_spaceless = all((language or wanted) in _SPACELESS for language in heard[-2:])
-            moved[0] = replace(moved[0], text=("" if is_spaceless else " ") + moved[0].text.lstrip())
-        pieces += moved
-    return Transcript(tuple(pieces), next((language for language in heard if language), None))
