@@ -18,6 +18,7 @@ from qwen3_signals import signal
 from wyoming_rknn.asr.engine import Bias, Transcript
 from wyoming_rknn.asr.qwen3.engine import create
 from wyoming_rknn.errors import ModelInvalid
+from wyoming_rknn.npu.selftest import Golden, golden_path
 from wyoming_rknn.runtime.runtimes import Runtimes
 from wyoming_rknn.runtime.scheduler import CPU, LLM, NPU
 from wyoming_rknn.settings import Settings
@@ -246,3 +247,15 @@ def test_our_export_goes_with_a_language_model_in_librkllmrt(hearing, ours, libr
     cpu = hearing(rkllm_library=library)
     assert cpu() == heard
     assert (cpu.jobs(NPU), cpu.jobs(LLM)) == (0, 1)
+
+
+def test_a_piece_that_does_not_reproduce_its_golden_is_left_to_the_cpu(hearing, ours, caplog):
+    path = ours / "audio_conv.rknn"
+    wrong = Golden({"mel": np.ones((1, 128, 100), np.float32)}, {"features": np.ones((1, 13, 48), np.float32)})
+    assert Golden.beside(path) is None
+    wrong.write(golden_path(path))
+    assert np.array_equal(Golden.beside(path).outputs["features"], wrong.outputs["features"])
+    npu = hearing()
+    assert npu() == hearing(runtime="onnx")()
+    assert npu.jobs(NPU) == 0
+    assert any("fails its self-test" in record.message for record in caplog.records)
